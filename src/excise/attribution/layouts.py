@@ -1,0 +1,234 @@
+"""How a batch of prompts with options is laid out for one forward pass that keeps gradients.
+
+A layout knows the log-likelihood of every option (with its graph), and which rows and positions of
+each module's output count for a chosen option of each prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from excise.config import AttributionConfig
+from excise.models import LoadedModel, Site
+from excise.scoring.encoding import EncodedPrompt
+from excise.scoring.seq2seq import pad
+
+
+class Layout(Protocol):
+    """One batch, forwarded once."""
+
+    def log_likelihoods(self) -> list[torch.Tensor]:
+        """Per prompt, token log-likelihoods [options, longest option], zero where there is none."""
+        ...
+
+    def positions(self, site: Site, chosen: Sequence[int]) -> torch.Tensor:
+        """Bool [rows, tokens] of a module's output: True where a token counts for the options.
+
+        Exactly one row of each prompt has True entries, in the order of the prompts; or none has,
+        where the module does not count.
+        """
+        ...
+
+
+def layout_for(
+    loaded: LoadedModel, batch: Sequence[EncodedPrompt], config: AttributionConfig
+) -> Layout:
+    """The layout that shares most for this model."""
+    if loaded.encoder_decoder:
+        return Seq2SeqLayout(loaded, batch, config)
+    if loaded.branches:
+        return BranchLayout(loaded, batch, config)
+    return RowLayout(loaded, batch, config)
+
+
+class BranchLayout:
+    """Decoder-only: one row a prompt, its options as branches behind it.
+
+    Prompts are padded on the left, so that the last prompt token of every row stands in the same
+    column and only the columns from there on need the language-model head.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, batch: Sequence[EncodedPrompt], config: AttributionConfig
+    ) -> None:
+        self._loaded, self._batch, self._config = loaded, batch, config
+        self._prompt = max(len(item.prompt) for item in batch)
+        branch = max(sum(len(option) - 1 for option in item.options) for item in batch)
+        self._width = self._prompt + branch
+
+    def _starts(self, item: EncodedPrompt) -> list[int]:
+        """First column of each option's branch."""
+        starts, column = [], self._prompt
+        for option in item.options:
+            starts.append(column)
+            column += len(option) - 1
+        return starts
+
+    def log_likelihoods(self) -> list[torch.Tensor]:
+        """Token log-likelihoods of all options from one forward pass."""
+        rows, width, device = len(self._batch), self._width, self._loaded.device
+        ids = torch.zeros(rows, width, dtype=torch.long)
+        positions = torch.zeros(rows, width, dtype=torch.long)
+        # Padding attends to itself only: a row without any key would be undefined.
+        mask = torch.eye(width, dtype=torch.bool).repeat(rows, 1, 1)
+        for row, item in enumerate(self._batch):
+            length, first = len(item.prompt), self._prompt - len(item.prompt)
+            ids[row, first : self._prompt] = torch.tensor(item.prompt)
+            positions[row, first : self._prompt] = torch.arange(length)
+            mask[row, first : self._prompt, first : self._prompt] = torch.ones(
+                length, length, dtype=torch.bool
+            ).tril()
+            for start, option in zip(self._starts(item), item.options, strict=True):
+                size = len(option) - 1
+                end = start + size
+                ids[row, start:end] = torch.tensor(option[:-1], dtype=torch.long)
+                positions[row, start:end] = torch.arange(length, length + size)
+                mask[row, start:end, first : self._prompt] = True
+                mask[row, start:end, start:end] = torch.ones(size, size, dtype=torch.bool).tril()
+        logits = self._loaded.model(
+            input_ids=ids.to(device),
+            position_ids=positions.to(device),
+            attention_mask=mask[:, None].to(device),
+            use_cache=False,
+            logits_to_keep=torch.arange(self._prompt - 1, width, device=device),
+        ).logits
+        scored = logits.float().log_softmax(-1)
+        return [self._tokens(scored[row], item) for row, item in enumerate(self._batch)]
+
+    def _tokens(self, scored: torch.Tensor, item: EncodedPrompt) -> torch.Tensor:
+        longest = max(map(len, item.options))
+        rows = []
+        for start, option in zip(self._starts(item), item.options, strict=True):
+            first = start - self._prompt + 1
+            # The last prompt token predicts the first option token, the branch the others.
+            columns = [0, *range(first, first + len(option) - 1)]
+            values = scored[columns, list(option)]
+            rows.append(torch.nn.functional.pad(values, (0, longest - len(option))))
+        return torch.stack(rows)
+
+    def positions(self, site: Site, chosen: Sequence[int]) -> torch.Tensor:
+        """Prompt and answer tokens that count, [prompts, tokens]."""
+        keep = torch.zeros(len(self._batch), self._width, dtype=torch.bool)
+        for row, (item, option) in enumerate(zip(self._batch, chosen, strict=True)):
+            first, start = self._prompt - len(item.prompt), self._starts(item)[option]
+            branch = slice(start, start + len(item.options[option]) - 1)
+            _mark(keep[row], first, self._prompt, branch, self._config)
+        return keep.to(self._loaded.device)
+
+
+class RowLayout:
+    """Decoder-only, nothing shared: one row for each option of each prompt (ALiBi models)."""
+
+    def __init__(
+        self, loaded: LoadedModel, batch: Sequence[EncodedPrompt], config: AttributionConfig
+    ) -> None:
+        self._loaded, self._batch, self._config = loaded, batch, config
+        self._rows = [item.prompt + option[:-1] for item in batch for option in item.options]
+
+    def log_likelihoods(self) -> list[torch.Tensor]:
+        """Token log-likelihoods of all options from one forward pass."""
+        device = self._loaded.device
+        ids, mask = pad(self._rows)
+        logits = self._loaded.model(
+            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+        ).logits
+        result, row = [], 0
+        for item in self._batch:
+            longest = max(map(len, item.options))
+            values = []
+            for option in item.options:
+                first = len(item.prompt) - 1
+                scored = logits[row, first : first + len(option)].float().log_softmax(-1)
+                value = scored[range(len(option)), list(option)]
+                values.append(torch.nn.functional.pad(value, (0, longest - len(option))))
+                row += 1
+            result.append(torch.stack(values))
+        return result
+
+    def positions(self, site: Site, chosen: Sequence[int]) -> torch.Tensor:
+        """Prompt and answer tokens that count, in the row of the chosen option only."""
+        keep = torch.zeros(len(self._rows), max(map(len, self._rows)), dtype=torch.bool)
+        row = 0
+        for item, option in zip(self._batch, chosen, strict=True):
+            length = len(item.prompt)
+            branch = slice(length, length + len(item.options[option]) - 1)
+            _mark(keep[row + option], 0, length, branch, self._config)
+            row += len(item.options)
+        return keep.to(self._loaded.device)
+
+
+class Seq2SeqLayout:
+    """Encoder-decoder: the encoder once a prompt, one decoder row for each option."""
+
+    def __init__(
+        self, loaded: LoadedModel, batch: Sequence[EncodedPrompt], config: AttributionConfig
+    ) -> None:
+        self._loaded, self._batch, self._config = loaded, batch, config
+        self._options = [option for item in batch for option in item.options]
+        _, self._input_mask = pad([item.prompt for item in batch])
+
+    def log_likelihoods(self) -> list[torch.Tensor]:
+        """Token log-likelihoods of all options, end token included."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        loaded, device = self._loaded, self._loaded.device
+        ids, mask = pad([item.prompt for item in self._batch])
+        encoded = loaded.model.get_encoder()(
+            input_ids=ids.to(device), attention_mask=mask.to(device)
+        ).last_hidden_state
+        repeats = torch.tensor([len(item.options) for item in self._batch], device=device)
+        start = loaded.model.config.decoder_start_token_id
+        inputs, _ = pad([(start, *option[:-1]) for option in self._options])
+        targets, kept = pad(self._options)
+        logits = loaded.model(
+            encoder_outputs=BaseModelOutput(
+                last_hidden_state=encoded.repeat_interleave(repeats, dim=0)
+            ),
+            attention_mask=mask.to(device).repeat_interleave(repeats, dim=0),
+            decoder_input_ids=inputs.to(device),
+            use_cache=False,
+        ).logits
+        scored = logits.float().log_softmax(-1).gather(-1, targets.to(device)[..., None])[..., 0]
+        scored = scored * kept.to(device)
+        result, row = [], 0
+        for item in self._batch:
+            result.append(scored[row : row + len(item.options)])
+            row += len(item.options)
+        return result
+
+    def positions(self, site: Site, chosen: Sequence[int]) -> torch.Tensor:
+        """Input tokens for encoder-side modules, the option's label tokens for the others."""
+        every = self._config.input_positions == "all"
+        if site.over_input and site.sublayer != "cross-attention":
+            mask = self._input_mask.bool()
+            return (torch.ones_like(mask) if every else mask).to(self._loaded.device)
+        width = self._input_mask.shape[1] if site.over_input else max(map(len, self._options))
+        keep = torch.zeros(len(self._options), width, dtype=torch.bool)
+        if self._config.input_positions == "encoder_only" and not site.over_input:
+            return keep.to(self._loaded.device)
+        row = 0
+        for number, (item, option) in enumerate(zip(self._batch, chosen, strict=True)):
+            if every:
+                keep[row + option] = True
+            elif site.over_input:
+                keep[row + option] = self._input_mask[number].bool()
+            else:
+                keep[row + option, : len(item.options[option])] = True
+            row += len(item.options)
+        return keep.to(self._loaded.device)
+
+
+def _mark(
+    keep: torch.Tensor, first: int, prompt_end: int, branch: slice, config: AttributionConfig
+) -> None:
+    """Set the columns of one decoder-only row that count."""
+    if config.positions in ("prompt", "both"):
+        keep[first + int(config.skip_first_token) : prompt_end] = True
+    if config.positions in ("answer", "both", "last"):
+        keep[branch] = True
+    if config.positions == "last" or not keep.any():
+        # An answer of one token has no branch: the token that predicts it stands for it.
+        keep[prompt_end - 1] = True

@@ -1,0 +1,248 @@
+"""Options of a run: every ambiguity of the method as a named choice, presets, TOML in and out."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from excise.errors import ConfigError, UnknownNameError
+
+Normalisation = Literal["total", "per_token", "per_byte"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class AttributionConfig(_Section):
+    """How a neuron's score is computed (Yang et al. 2024, equations 1-6, and the authors' code)."""
+
+    probability: Literal["product", "geometric_mean", "first_token", "option_softmax"] = "product"
+    """What P(y) of a text of several tokens is."""
+    differentiate: Literal["P", "log P"] = "P"
+    """The paper differentiates P; the authors' code log P."""
+    order: Literal["instance", "subtract_then_max", "batch"] = "instance"
+    """Where the skill term is clamped and subtracted: per instance after the token maximum; per
+    token on encoder-side modules; or after the sum over a batch (the authors' code)."""
+    skill_weight: float = Field(default=1.0, ge=0)
+    """Weight of the skill term; 0 leaves it out (the paper's ablation)."""
+    instance_weight: Literal["confusion", "uniform"] = "confusion"
+    """Weight instances by P of their biased option, or all the same."""
+    sign: Literal["signed", "absolute", "ascending"] = "signed"
+    """Rank by the score, its size, or from the lowest (a control)."""
+    input_positions: Literal["default", "encoder_only", "all"] = "default"
+    """Encoder-decoder models: which modules count. `default`: encoder-side modules over input
+    tokens, decoder modules over label tokens; `encoder_only`: encoder-side modules only; `all`: as default,
+    padding included."""
+    positions: Literal["prompt", "answer", "both", "last"] = "both"
+    """Decoder-only models: prompt tokens, answer tokens that predict something, both, or only the
+    tokens that predict the answer (the last prompt token and the answer tokens)."""
+    skip_first_token: bool = True
+    """Decoder-only models: leave out the first token, whose attention-sink activations would win
+    every maximum."""
+    tokens: Literal["max", "mean", "sum"] = "max"
+    """Reduction over token positions."""
+    biased_option: Literal["all", "ambiguous", "wrong", "stereotyped"] = "all"
+    """Which instances count, with their most probable wrong option as the biased one; `stereotyped`
+    takes the annotated option instead."""
+    instances: int = Field(default=20, ge=1)
+    """Number of find instances."""
+    instructions: int | None = Field(default=None, ge=1)
+    """Number of instructions averaged over; all by default."""
+    batch_size: int = Field(default=4, ge=1)
+    """Prompts attributed at once; changes results for `order = "batch"` only."""
+    modules: Literal["all", "attention", "feed-forward"] = "all"
+    """Which sublayers' neurons compete."""
+    layers: tuple[int, int] | None = None
+    """First and last layer (inclusive, from 0) whose neurons compete."""
+
+
+class SelectionConfig(_Section):
+    """How many neurons are excised."""
+
+    n: int | Literal["auto"] = "auto"
+    """A fixed number, or chosen on the tune split."""
+    search: Literal["grid", "golden_section"] = "grid"
+    """How the tune split is searched."""
+    grid: tuple[int, ...] = (0, 1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200)
+    """Numbers of neurons tried by the grid."""
+    golden_section: tuple[int, int, int] = (0, 500, 4)
+    """Lowest n, highest n and tolerance of the golden-section search (the authors' code)."""
+    trials: Literal["separate", "average"] = "separate"
+    """Rank and patch in each trial (version 1 of the paper), or average the trials' scores and rank
+    once (the authors' code)."""
+    tune_instances: int | None = Field(default=60, ge=1)
+    """Instances of the tune split that choose n."""
+    tune_instructions: int | None = Field(default=2, ge=1)
+    """Instructions under which they are asked."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SelectionConfig:
+        if isinstance(self.n, int) and self.n < 0:
+            raise ValueError("n must not be negative")
+        if not self.grid or min(self.grid) < 0:
+            raise ValueError("grid must hold numbers of neurons, none negative")
+        low, high, tolerance = self.golden_section
+        if not (0 <= low < high and tolerance >= 1):
+            raise ValueError("golden_section must be (low, high, tolerance) with low < high")
+        return self
+
+
+class PatchConfig(_Section):
+    """What excising does to an output feature."""
+
+    removal: Literal["zero", "scale", "mean"] = "zero"
+    """Zero its weights and bias; scale them; or replace its output by its mean over the find split
+    (exact in weights only where the map has a bias)."""
+    scale: float = 0.0
+    """Factor for `scale`; 0 is the same as `zero`."""
+
+
+class ScoringConfig(_Section):
+    """How options are compared."""
+
+    normalisation: Normalisation = "total"
+    """Compare total log-likelihoods, or those per token or per byte of the option."""
+    end_token: bool = False
+    """Decoder-only models: score the end token after the option, as encoder-decoder models do."""
+    mode: Literal["scoring", "generation"] = "scoring"
+    """Take the likeliest option, or generate greedily and match the answer to an option."""
+    max_new_tokens: int = Field(default=16, ge=1)
+    """Length of generated answers."""
+    max_tokens: int = Field(default=768, ge=1)
+    """Tokens forwarded at once; bounds memory, changes nothing else."""
+
+
+class Preset(_Section):
+    """Everything that a preset decides."""
+
+    attribution: AttributionConfig = AttributionConfig()
+    selection: SelectionConfig = SelectionConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    patch: PatchConfig = PatchConfig()
+    split_by: Literal["template", "example"] = "template"
+    split_seed: int = Field(default=0, ge=0)
+    """Decides the test split; trials draw find and tune anew from the rest."""
+    trials: int = Field(default=1, ge=1)
+    """Draws of find and tune."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the samples and the random controls."""
+
+
+PRESETS: Mapping[str, Preset] = {
+    "v1": Preset(
+        attribution=AttributionConfig(instance_weight="uniform", instances=10),
+        selection=SelectionConfig(n=50),
+        trials=3,
+    ),
+    "v2": Preset(),
+    "official": Preset(
+        attribution=AttributionConfig(differentiate="log P", order="batch", batch_size=4),
+        selection=SelectionConfig(
+            search="golden_section",
+            trials="average",
+            tune_instances=None,
+            tune_instructions=None,
+        ),
+        scoring=ScoringConfig(mode="generation"),
+        split_by="example",
+        seed=2026,
+    ),
+}
+PRESET_NOTES: Mapping[str, str] = {
+    "v1": "first version of the paper: 10 instances, 3 trials, uniform weights, n = 50",
+    "v2": "the published paper: 20 instances weighted by confusion, n chosen on the tune split",
+    "official": "the authors' code: log P, clamp after each batch of 4, golden section, generation",
+}
+
+
+class RunConfig(Preset):
+    """Everything that decides a run's result; saved with it."""
+
+    preset: str = "v2"
+    model: str | None = None
+    """Hub id, local folder or GGUF file; None is the embedded default."""
+    revision: str | None = None
+    tasks: tuple[str, ...] = ("bbq-disability",)
+    instructions: str | None = None
+    """File with instructions that replace the task's own."""
+    data_dir: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "auto"
+    apply_chat_template: Literal["auto", "yes", "no"] = "auto"
+    limit: int | None = Field(default=None, ge=1)
+    """Test instances of each task; all by default."""
+    test_instructions: int | None = Field(default=None, ge=1)
+    """Instructions under which test instances are asked; all by default."""
+    controls: int = Field(default=5, ge=0)
+    """Draws of random neurons."""
+    resamples: int = Field(default=2000, ge=100)
+    """Bootstrap resamples of question templates."""
+
+
+def resolve(overrides: Mapping[str, Any], *, file: Path | None = None) -> RunConfig:
+    """The options of a run: preset, then configuration file, then `overrides`.
+
+    Args:
+        overrides: option -> value, nested by section; None means "not given".
+        file: a TOML file with the same names.
+
+    Raises:
+        ConfigError: a file that is no TOML, an option that is not known or has a wrong value.
+        UnknownNameError: a preset that is not known.
+    """
+    from_file = _read_toml(file) if file else {}
+    given = _without_none(overrides)
+    name = given.get("preset", from_file.get("preset", "v2"))
+    if name not in PRESETS:
+        raise UnknownNameError("preset", str(name), PRESETS)
+    merged = _merge(_merge(PRESETS[name].model_dump(), from_file), given)
+    try:
+        return RunConfig.model_validate({**merged, "preset": name})
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, file)) from error
+
+
+def to_toml(config: RunConfig) -> str:
+    """The configuration as TOML; options that are None are left out."""
+    return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {file} is no valid TOML: {error}") from error
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        inner = merged.get(key)
+        merged[key] = (
+            _merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def _one_line(error: ValidationError, file: Path | None) -> str:
+    first = error.errors()[0]
+    option = ".".join(str(part) for part in first["loc"]) or "configuration"
+    where = f" (from {file} or the command line)" if file else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return f"option {option}{where}: {message}; got {str(first.get('input'))[:80]!r}."

@@ -1,0 +1,140 @@
+"""CRISPR (Yang et al., ACL 2024): score neurons on find, choose how many on tune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from excise.attribution import NeuronScores, attribute
+from excise.config import Preset
+from excise.errors import ConfigError
+from excise.evaluation import predict
+from excise.metrics import METRICS, value
+from excise.models import LoadedModel
+from excise.patches import Patch, factor_of
+from excise.selection import CurvePoint, RankedNeuron, choose, first_best, golden_section, top
+from excise.splits import sample
+from excise.types import Instance, Task
+
+CURVE_METRICS = (
+    "accuracy",
+    "accuracy_ambiguous",
+    "accuracy_disambiguated",
+    "s_amb",
+    "s_dis",
+    "unknown_disambiguated",
+)
+"""Written for every n tried; the objective is the first."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The patch that the tune split chose, and how the others did."""
+
+    patch: Patch
+    curve: tuple[CurvePoint, ...]
+    """Every n tried on the tune split, in the order of evaluation; empty for a fixed n."""
+
+
+def locate(
+    loaded: LoadedModel,
+    task: Task,
+    find: Sequence[Instance],
+    config: Preset,
+    *,
+    seed: int,
+    advance: Callable[[int], None] | None = None,
+) -> NeuronScores:
+    """Bias scores of all neurons from a seeded sample of the find split."""
+    instances = sample(find, config.attribution.instances, seed=seed, unit="instance")
+    return attribute(
+        loaded,
+        task,
+        instances,
+        config.attribution,
+        end_token=config.scoring.end_token,
+        advance=advance,
+    )
+
+
+def choose_patch(
+    loaded: LoadedModel,
+    task: Task,
+    tune: Sequence[Instance],
+    scores: NeuronScores,
+    config: Preset,
+    *,
+    seed: int,
+    provenance: Mapping[str, Any],
+    advance: Callable[[int], None] | None = None,
+) -> Choice:
+    """The first n neurons of the ranking, n fixed or the best on the tune split.
+
+    The objective is accuracy, the mean over instructions; of equals the smaller n wins, in a
+    golden-section search the first one tried (the authors' code). n = 0 competes: where no n helps,
+    the patch is empty.
+
+    Raises:
+        ConfigError: n, or a number of the grid, is larger than the number of neurons.
+    """
+    selection = config.selection
+    available = sum(len(values) for values in scores.by_module.values())
+    largest = _largest(config)
+    if largest > available:
+        raise ConfigError(
+            f"n = {largest} is larger than the number of neurons that compete ({available:,})."
+        )
+    ranking = top(scores.by_module, largest, sign=config.attribution.sign)
+
+    def patch(n: int) -> Patch:
+        return _patch(loaded, ranking[:n], config, provenance)
+
+    if isinstance(selection.n, int):
+        return Choice(patch(selection.n), ())
+    instances = sample(tune, selection.tune_instances, seed=seed, unit="block")
+    instructions = task.instructions[: selection.tune_instructions]
+    tried: dict[int, dict[str, float | None]] = {}
+
+    def measure(n: int) -> float:
+        with patch(n).applied(loaded):
+            predictions = predict(
+                loaded, task, instances, config.scoring, instructions=instructions, advance=advance
+            )
+        tried[n] = {name: value(METRICS[name], predictions) for name in CURVE_METRICS}
+        return float(tried[n]["accuracy"] or 0.0)
+
+    if selection.search == "grid":
+        points = [CurvePoint(n, measure(n)) for n in sorted(set(selection.grid))]
+        best = choose(points)
+    else:
+        # The authors compare accuracies in per cent, rounded to two decimals.
+        points = list(
+            golden_section(lambda n: round(100 * measure(n), 2) / 100, *selection.golden_section)
+        )
+        best = first_best(points)
+    curve = tuple(CurvePoint(point.n, point.objective, tried[point.n]) for point in points)
+    return Choice(patch(best.n), curve)
+
+
+def _largest(config: Preset) -> int:
+    selection = config.selection
+    if isinstance(selection.n, int):
+        return selection.n
+    return max(selection.grid) if selection.search == "grid" else selection.golden_section[1]
+
+
+def _patch(
+    loaded: LoadedModel,
+    ranked: Sequence[RankedNeuron],
+    config: Preset,
+    provenance: Mapping[str, Any],
+) -> Patch:
+    return Patch(
+        neurons=tuple(entry.neuron for entry in ranked),
+        scores=tuple(entry.score for entry in ranked),
+        base_model=loaded.name,
+        base_digest=loaded.digest,
+        factor=factor_of(config.patch),
+        provenance=provenance,
+    )

@@ -1,0 +1,19 @@
+"""Models: loading, the table of architectures, the digest of weights."""
+
+from excise.models.architectures import ARCHITECTURES, Architecture, Site, architecture_of, sites
+from excise.models.digest import weights_digest
+from excise.models.loaded import LoadedModel, wrap
+from excise.models.loading import DEFAULT_MODEL, load
+
+__all__ = [
+    "ARCHITECTURES",
+    "DEFAULT_MODEL",
+    "Architecture",
+    "LoadedModel",
+    "Site",
+    "architecture_of",
+    "load",
+    "sites",
+    "weights_digest",
+    "wrap",
+]

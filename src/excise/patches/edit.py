@@ -1,0 +1,97 @@
+"""Zero or scale output features of linear maps, reversibly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from excise.errors import PatchError
+from excise.types import Neuron
+
+
+def by_module(neurons: Sequence[Neuron]) -> dict[str, list[int]]:
+    """Module -> indices of its neurons, in the given order."""
+    grouped: dict[str, list[int]] = {}
+    for neuron in neurons:
+        grouped.setdefault(neuron.module, []).append(neuron.index)
+    return grouped
+
+
+def check(model: nn.Module, neurons: Sequence[Neuron]) -> None:
+    """Refuse neurons that the model does not have; nothing is changed.
+
+    Raises:
+        PatchError: a missing module, a module that is no linear map, or an index out of range.
+    """
+    for module, indices in by_module(neurons).items():
+        _linear(model, module, indices)
+
+
+@torch.no_grad()
+def scale_outputs(model: nn.Module, neurons: Sequence[Neuron], factor: float = 0.0) -> None:
+    """Multiply weight rows and bias entries of the neurons by `factor`, in place, for good.
+
+    The output feature is multiplied by the factor for every input (Yang et al. 2024, section 3.4,
+    for factor 0); shapes stay as they are.
+    """
+    check(model, neurons)
+    for module, indices in by_module(neurons).items():
+        linear = _linear(model, module, indices)
+        rows = torch.tensor(indices, device=linear.weight.device)
+        if factor == 0.0:
+            # Not a product: 0 * inf would be NaN.
+            linear.weight[rows] = 0.0
+        else:
+            linear.weight[rows] *= factor
+        if linear.bias is not None:
+            linear.bias[rows] = 0.0 if factor == 0.0 else linear.bias[rows] * factor
+
+
+@contextmanager
+def scaled_outputs(
+    model: nn.Module, neurons: Sequence[Neuron], factor: float = 0.0
+) -> Iterator[None]:
+    """`scale_outputs` for the length of a `with` block; the weights come back bit for bit."""
+    check(model, neurons)
+    saved: Mapping[str, tuple[torch.Tensor, torch.Tensor | None]] = {
+        module: _rows(_linear(model, module, indices), indices)
+        for module, indices in by_module(neurons).items()
+    }
+    try:
+        scale_outputs(model, neurons, factor)
+        yield
+    finally:
+        with torch.no_grad():
+            for module, indices in by_module(neurons).items():
+                linear = _linear(model, module, indices)
+                weight, bias = saved[module]
+                rows = torch.tensor(indices, device=linear.weight.device)
+                linear.weight[rows] = weight
+                if bias is not None:
+                    linear.bias[rows] = bias
+
+
+def _rows(linear: nn.Linear, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    weight = linear.weight.detach()[indices].clone()
+    return weight, None if linear.bias is None else linear.bias.detach()[indices].clone()
+
+
+def _linear(model: nn.Module, module: str, indices: Sequence[int]) -> nn.Linear:
+    try:
+        linear = model.get_submodule(module)
+    except AttributeError:
+        raise PatchError(
+            f"the model has no module {module!r}; the patch is for another one."
+        ) from None
+    if not isinstance(linear, nn.Linear):
+        raise PatchError(f"module {module!r} is a {type(linear).__name__}, not a linear map.")
+    for index in indices:
+        if not 0 <= index < linear.out_features:
+            raise PatchError(
+                f"neuron {index} of module {module!r} is out of range: "
+                f"it has {linear.out_features} output features."
+            )
+    return linear

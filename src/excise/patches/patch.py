@@ -1,0 +1,196 @@
+"""A patch: the excised neurons with the digest of the model they belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from excise.config import PatchConfig
+from excise.errors import PatchError, PatchMismatchError
+from excise.models import LoadedModel, weights_digest
+from excise.patches.edit import check as check_neurons
+from excise.patches.edit import scale_outputs, scaled_outputs
+from excise.types import Neuron
+
+SCHEMA_VERSION = 1
+NEURONS_FILE = "neurons.json"
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A set of neurons to excise from one model; a value that changes nothing by itself."""
+
+    neurons: tuple[Neuron, ...]
+    """In the order of their rank."""
+    scores: tuple[float, ...]
+    """Bias score of each neuron."""
+    base_model: str
+    """Hub id or path of the model that the patch was made on."""
+    base_digest: str
+    """sha256 of that model's weights."""
+    factor: float = 0.0
+    """What the neurons' outputs are multiplied by; 0 excises them."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """How it was found: preset, seed, split digests, metrics. JSON values."""
+
+    def __post_init__(self) -> None:
+        if len(self.neurons) != len(self.scores):
+            raise PatchError(f"{len(self.neurons)} neurons, but {len(self.scores)} scores.")
+        if len(set(self.neurons)) != len(self.neurons):
+            raise PatchError("a neuron is listed twice.")
+
+    def __len__(self) -> int:
+        return len(self.neurons)
+
+    def __or__(self, other: Patch) -> Patch:
+        """The union of two patches of the same model; a common neuron keeps its higher score.
+
+        Raises:
+            PatchMismatchError: the patches belong to different models, or scale differently.
+        """
+        if self.base_digest != other.base_digest:
+            raise PatchMismatchError(
+                f"patches of different models cannot be joined: {self.base_model} and "
+                f"{other.base_model} have different weights."
+            )
+        if self.factor != other.factor:
+            raise PatchMismatchError(
+                "patches with different factors cannot be joined: "
+                f"{self.factor} and {other.factor}."
+            )
+        best = dict(zip(self.neurons, self.scores, strict=True))
+        for neuron, score in zip(other.neurons, other.scores, strict=True):
+            best[neuron] = max(score, best.get(neuron, score))
+        return replace(
+            self,
+            neurons=tuple(best),
+            scores=tuple(best.values()),
+            provenance={"union_of": [dict(self.provenance), dict(other.provenance)]},
+        )
+
+    def check(self, model: LoadedModel | Any, *, force: bool = False) -> None:
+        """Refuse a model that the patch does not belong to; nothing is changed.
+
+        Args:
+            model: a `LoadedModel` or a transformers model.
+            force: accept other weights, as long as modules and indices exist.
+
+        Raises:
+            PatchMismatchError: the weights differ from those that the patch was made on.
+            PatchError: a missing module or an index out of range.
+        """
+        digest = model.digest if isinstance(model, LoadedModel) else weights_digest(model)
+        if digest != self.base_digest and not force:
+            raise PatchMismatchError(
+                f"the patch was made on {self.base_model} (weights {self.base_digest[:12]}), not "
+                f"on this model (weights {digest[:12]}). Use the model it was made on, or --force."
+            )
+        check_neurons(_module(model), self.neurons)
+
+    @contextmanager
+    def applied(self, model: LoadedModel | Any, *, force: bool = False) -> Iterator[None]:
+        """Excise for the length of a `with` block.
+
+        **The model is changed in place meanwhile**; its weights come back bit for bit, also after
+        an error inside.
+
+        Args:
+            model: a `LoadedModel` or a transformers model.
+            force: accept other weights than the patch was made on.
+        """
+        self.check(model, force=force)
+        with scaled_outputs(_module(model), self.neurons, self.factor):
+            yield
+
+    def apply(self, model: LoadedModel | Any, *, force: bool = False) -> None:
+        """Excise for good: **the model is changed in place**."""
+        self.check(model, force=force)
+        scale_outputs(_module(model), self.neurons, self.factor)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `neurons.json` into a folder, which is made if needed."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / NEURONS_FILE).write_text(self.to_json(), encoding="utf-8")
+
+    def to_json(self) -> str:
+        """The text of `neurons.json`."""
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "base_model": self.base_model,
+            "base_digest": self.base_digest,
+            "factor": self.factor,
+            "neurons": [
+                {"module": neuron.module, "index": neuron.index, "score": score}
+                for neuron, score in zip(self.neurons, self.scores, strict=True)
+            ],
+            "provenance": dict(self.provenance),
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Patch:
+        """Read a patch folder, or its `neurons.json`.
+
+        Raises:
+            PatchError: no such file, cut off, of another schema version, or malformed.
+        """
+        path = Path(folder)
+        path = path / NEURONS_FILE if path.is_dir() else path
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise PatchError(f"cannot read patch {path}: {error.strerror}.") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise PatchError(f"patch {path} is cut off or no JSON: {error}.") from error
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if version != SCHEMA_VERSION:
+            raise PatchError(
+                f"patch {path} has schema version {version!r}; this excise reads {SCHEMA_VERSION}."
+            )
+        try:
+            read = _Document.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise PatchError(f"patch {path}, field {where}: {first['msg']}.") from error
+        return cls(
+            neurons=tuple(Neuron(n.module, n.index) for n in read.neurons),
+            scores=tuple(n.score for n in read.neurons),
+            base_model=read.base_model,
+            base_digest=read.base_digest,
+            factor=read.factor,
+            provenance=read.provenance,
+        )
+
+
+class _Neuron(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    module: str = Field(min_length=1)
+    index: int = Field(ge=0)
+    score: float = Field(allow_inf_nan=False)
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    schema_version: int
+    base_model: str
+    base_digest: str = Field(pattern="^[0-9a-f]{64}$")
+    factor: float = Field(default=0.0, allow_inf_nan=False)
+    neurons: list[_Neuron]
+    provenance: dict[str, Any]
+
+
+def factor_of(config: PatchConfig) -> float:
+    """What the options multiply an output feature by."""
+    return config.scale if config.removal == "scale" else 0.0
+
+
+def _module(model: LoadedModel | Any) -> Any:
+    return model.model if isinstance(model, LoadedModel) else model

@@ -1,0 +1,158 @@
+"""The straight line: load, split, locate, choose, excise, compare, save."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any
+
+from excise.attribution import average
+from excise.config import RunConfig
+from excise.evidence import RunFolder, provenance
+from excise.methods import Choice, choose_patch, locate, random_patch
+from excise.models import LoadedModel, load, wrap
+from excise.progress import Progress, Silent
+from excise.questioning import TestQuestions
+from excise.results import RunResult, TaskResult, TrialResult
+from excise.splits import split_instances
+from excise.tasks import load_task
+from excise.types import Task
+
+ATTRIBUTION_WORK = 8
+"""Cost of attributing one prompt, in units of one scored prompt (measured on the default model)."""
+
+
+def run(
+    config: RunConfig | None = None,
+    *,
+    model: Any = None,
+    tokenizer: Any = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Locate bias neurons, excise them, and compare original, patched and random controls.
+
+    Args:
+        config: all options; the defaults locate on BBQ in the embedded model.
+        model: an already loaded `PreTrainedModel`, instead of `config.model`. Its weights are
+            changed meanwhile and come back bit for bit.
+        tokenizer: its tokenizer.
+        out: the run folder to write; nothing is written by default.
+        progress: who watches.
+
+    Raises:
+        ExciseError: see `excise.errors`; nothing is written then.
+    """
+    config, progress = config or RunConfig(), progress or Silent()
+    folder = RunFolder.prepare(Path(out)) if out else None
+    tasks = load_tasks(config)
+    progress.stage("loading the model")
+    loaded = load_model(config, model, tokenizer)
+    progress.plan(sum(work(config, task) for task in tasks))
+    results = tuple(run_task(loaded, task, config, progress) for task in tasks)
+    patch = reduce(or_, (result.best.patch for result in results))
+    if len(tasks) > 1:
+        results = tuple(
+            result.with_union(TestQuestions.of(task, config).ask(loaded, patch, progress))
+            for result, task in zip(results, tasks, strict=True)
+        )
+    result = RunResult(config, loaded.name, loaded.digest, loaded.n_neurons, results, patch)
+    if folder:
+        folder.write(result)
+    return result
+
+
+def run_task(loaded: LoadedModel, task: Task, config: RunConfig, progress: Progress) -> TaskResult:
+    """All trials of one task; the test split is the same in each, and read last."""
+    splits = [
+        split_instances(task.instances, by=config.split_by, seed=config.split_seed, trial=trial)
+        for trial in range(config.trials)
+    ]
+    scores = []
+    for trial, split in enumerate(splits):
+        progress.stage(f"{task.name}: locating bias neurons (trial {trial + 1}/{config.trials})")
+        scores.append(
+            locate(
+                loaded,
+                task,
+                split.find,
+                config,
+                seed=config.seed + trial,
+                advance=lambda prompts: progress.advance(prompts * ATTRIBUTION_WORK),
+            )
+        )
+    if config.selection.trials == "average":
+        splits, scores = splits[:1], [average(scores)]
+    choices: list[Choice] = []
+    for trial, (split, score) in enumerate(zip(splits, scores, strict=True)):
+        progress.stage(f"{task.name}: choosing how many (trial {trial + 1}/{len(splits)})")
+        choices.append(
+            choose_patch(
+                loaded,
+                task,
+                split.tune,
+                score,
+                config,
+                seed=config.seed + trial,
+                provenance=provenance(config, task, split, trial),
+                advance=progress.advance,
+            )
+        )
+    progress.stage(f"{task.name}: asking original, patched and random controls")
+    test = TestQuestions.of(task, config)
+    original = test.ask(loaded, None, progress)
+    trials = []
+    for trial, (split, score, choice) in enumerate(zip(splits, scores, choices, strict=True)):
+        draws = (
+            random_patch(loaded, choice.patch, seed=1000 * (config.seed + trial) + draw)
+            for draw in range(config.controls)
+        )
+        trials.append(
+            TrialResult(
+                number=trial,
+                split=split,
+                scores=score,
+                patch=choice.patch,
+                curve=choice.curve,
+                original=original,
+                patched=test.ask(loaded, choice.patch, progress, original),
+                controls=tuple(test.ask(loaded, draw, progress, original) for draw in draws),
+            )
+        )
+    return TaskResult(task.name, task.licence, task.citation, task.digest, tuple(trials))
+
+
+def load_tasks(config: RunConfig) -> list[Task]:
+    """The configured tasks, with the user's instructions if there are any."""
+    folder = Path(config.data_dir) if config.data_dir else None
+    file = Path(config.instructions) if config.instructions else None
+    return [load_task(name, data_dir=folder, instructions=file) for name in config.tasks]
+
+
+def load_model(config: RunConfig, model: Any = None, tokenizer: Any = None) -> LoadedModel:
+    """The configured model, or the given one."""
+    if model is not None:
+        return wrap(model, tokenizer, apply_chat_template=config.apply_chat_template)
+    return load(
+        config.model,
+        dtype=config.dtype,
+        device=config.device,
+        revision=config.revision,
+        apply_chat_template=config.apply_chat_template,
+    )
+
+
+def work(config: RunConfig, task: Task) -> int:
+    """Estimated work of one task, in units of one scored prompt."""
+    test = TestQuestions.of(task, config)
+    asked = len(test.instances) * len(test.instructions)
+    selection = config.selection
+    steps = 0 if isinstance(selection.n, int) else len(selection.grid)
+    tune = min(selection.tune_instances or 10**9, len(task.instances) // 4)
+    tune *= min(selection.tune_instructions or 10**9, len(task.instructions))
+    find = config.attribution.instances * min(
+        config.attribution.instructions or 10**9, len(task.instructions)
+    )
+    per_trial = find * ATTRIBUTION_WORK + tune * steps + asked * (1 + config.controls)
+    return asked * (2 if len(config.tasks) > 1 else 1) + config.trials * per_trial

@@ -17,7 +17,7 @@ import torch
 from excise.attribution.layouts import BranchLayout
 from excise.attribution.recorder import recording, reduce_tokens
 from excise.config import AttributionConfig
-from excise.models import load
+from excise.models import load, packed_linears
 from excise.patches.edit import scaled_outputs
 from excise.scoring import EncodedPrompt, encode
 from excise.scoring.prefix_tree import PrefixTreeScorer
@@ -35,7 +35,11 @@ def terms(loaded, task, instances, instructions):
     config = AttributionConfig()
     found = {name: [[], []] for name in POSITIONS}
     totals, lengths, chosen = [], [], []
-    with recording(loaded, sites, config) as recorder, torch.enable_grad():
+    with (
+        packed_linears(loaded.model, gradients=True),
+        recording(loaded, sites, config) as recorder,
+        torch.enable_grad(),
+    ):
         for instruction in instructions:
             encoded = encode(loaded, task, instruction, instances, end_token=False)
             for instance, item in zip(instances, encoded, strict=True):
@@ -57,7 +61,7 @@ def terms(loaded, task, instances, instructions):
                     def record(site, output, gradient, option=option, outputs=outputs):
                         outputs[site.module] = [
                             reduce_tokens(
-                                output.detach() * gradient,
+                                output * gradient,
                                 layouts[name].positions(site, [option]),
                                 "max",
                             )[0]
@@ -98,9 +102,10 @@ def combine(pair, totals, lengths, chosen, p, weight, derivative, skill=1.0):
     return score
 
 
-def measure(scorer, prompts, instances):
+def measure(loaded, scorer, prompts, instances):
     """Accuracy overall, ambiguous, disambiguated for every way to compare options."""
-    values = scorer.score(prompts)
+    with packed_linears(loaded.model):
+        values = scorer.score(prompts)
     ambiguous = np.array(
         [i.condition == "ambiguous" for i in instances] * (len(prompts) // len(instances))
     )
@@ -157,7 +162,7 @@ def main():
             with args.out.open("a") as file:
                 file.write(json.dumps({"task": name, "trial": args.trial, **record}) + "\n")
 
-        write(variant="original", n=0, **measure(scorer, prompts, tune))
+        write(variant="original", n=0, **measure(loaded, scorer, prompts, tune))
         start = time.time()
         found, *rest = terms(loaded, task, find, task.instructions[: args.find_instructions])
         print(name, "attributed", time.time() - start, flush=True)
@@ -180,7 +185,7 @@ def main():
                 key = frozenset(neurons)
                 if key not in seen:
                     with scaled_outputs(loaded.model, neurons):
-                        seen[key] = measure(scorer, prompts, tune)
+                        seen[key] = measure(loaded, scorer, prompts, tune)
                 write(
                     variant=f"{positions}/{p}/{weight}/{derivative}",
                     n=n,
@@ -192,7 +197,8 @@ def main():
         for draw in range(2):
             neurons = random_control(sizes, neurons, seed=draw)
             with scaled_outputs(loaded.model, neurons):
-                write(variant=f"random-{draw}", n=len(neurons), **measure(scorer, prompts, tune))
+                after = measure(loaded, scorer, prompts, tune)
+                write(variant=f"random-{draw}", n=len(neurons), **after)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ class AttributionConfig(_Section):
     """Rank by the score, its size, or from the lowest (a control)."""
     input_positions: Literal["default", "encoder_only", "all"] = "default"
     """Encoder-decoder models: which modules count. `default`: encoder-side modules over input
-    tokens, decoder modules over label tokens; `encoder_only`: encoder-side modules only; `all`: as default,
-    padding included."""
+    tokens, decoder modules over label tokens; `encoder_only`: encoder-side modules only; `all`: as
+    default, padding included."""
     positions: Literal["prompt", "answer", "both", "last"] = "both"
     """Decoder-only models: prompt tokens, answer tokens that predict something, both, or only the
     tokens that predict the answer (the last prompt token and the answer tokens)."""
@@ -96,9 +96,8 @@ class SelectionConfig(_Section):
 class PatchConfig(_Section):
     """What excising does to an output feature."""
 
-    removal: Literal["zero", "scale", "mean"] = "zero"
-    """Zero its weights and bias; scale them; or replace its output by its mean over the find split
-    (exact in weights only where the map has a bias)."""
+    removal: Literal["zero", "scale"] = "zero"
+    """Zero its weights and bias, or scale them."""
     scale: float = 0.0
     """Factor for `scale`; 0 is the same as `zero`."""
 
@@ -106,8 +105,10 @@ class PatchConfig(_Section):
 class ScoringConfig(_Section):
     """How options are compared."""
 
-    normalisation: Normalisation = "total"
-    """Compare total log-likelihoods, or those per token or per byte of the option."""
+    normalisation: Normalisation | Literal["auto"] = "auto"
+    """Compare total log-likelihoods, or those per token or per byte of the option. `auto`: totals
+    for encoder-decoder models (the authors' code), per token for decoder-only ones (measured:
+    docs/decisions/decoder-only.md)."""
     end_token: bool = False
     """Decoder-only models: score the end token after the option, as encoder-decoder models do."""
     mode: Literal["scoring", "generation"] = "scoring"
@@ -132,6 +133,12 @@ class Preset(_Section):
     """Draws of find and tune."""
     seed: int = Field(default=0, ge=0)
     """Decides the samples and the random controls."""
+    limit: int | None = Field(default=None, ge=1)
+    """Test instances of each task; all by default."""
+    test_instructions: int | None = Field(default=None, ge=1)
+    """Instructions under which test instances are asked; all by default."""
+    controls: int = Field(default=5, ge=0)
+    """Draws of random neurons."""
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -141,6 +148,15 @@ PRESETS: Mapping[str, Preset] = {
         trials=3,
     ),
     "v2": Preset(),
+    "quick": Preset(
+        attribution=AttributionConfig(instances=12, instructions=5),
+        selection=SelectionConfig(
+            grid=(0, 1, 2, 3, 5, 8, 12, 20, 30), tune_instances=48, tune_instructions=1
+        ),
+        limit=100,
+        test_instructions=2,
+        controls=3,
+    ),
     "official": Preset(
         attribution=AttributionConfig(differentiate="log P", order="batch", batch_size=4),
         selection=SelectionConfig(
@@ -157,6 +173,7 @@ PRESETS: Mapping[str, Preset] = {
 PRESET_NOTES: Mapping[str, str] = {
     "v1": "first version of the paper: 10 instances, 3 trials, uniform weights, n = 50",
     "v2": "the published paper: 20 instances weighted by confusion, n chosen on the tune split",
+    "quick": "version 2 cut down to minutes on a laptop: fewer instances, instructions, items",
     "official": "the authors' code: log P, clamp after each batch of 4, golden section, generation",
 }
 
@@ -175,12 +192,6 @@ class RunConfig(Preset):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "auto"
     apply_chat_template: Literal["auto", "yes", "no"] = "auto"
-    limit: int | None = Field(default=None, ge=1)
-    """Test instances of each task; all by default."""
-    test_instructions: int | None = Field(default=None, ge=1)
-    """Instructions under which test instances are asked; all by default."""
-    controls: int = Field(default=5, ge=0)
-    """Draws of random neurons."""
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples of question templates."""
 

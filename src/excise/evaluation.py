@@ -9,7 +9,7 @@ import numpy as np
 from excise.config import Normalisation, ScoringConfig
 from excise.errors import NonFiniteError
 from excise.generation import generate_choices
-from excise.models import LoadedModel
+from excise.models import LoadedModel, packed_linears
 from excise.scoring import encode, scorer_for
 from excise.types import FloatArray, Instance, IntArray, Predictions, Task
 
@@ -52,7 +52,10 @@ def predict(
         return Predictions(tuple(instances), asked, np.array(rows, dtype=np.int64))
     log_likelihood, n_tokens = _score(loaded, task, instances, config, asked, advance)
     n_bytes = _byte_counts(instances, log_likelihood.shape[-1])
-    choice = choose_options(log_likelihood, n_tokens, n_bytes, config.normalisation)
+    how = config.normalisation
+    if how == "auto":
+        how = "total" if loaded.encoder_decoder else "per_token"
+    choice = choose_options(log_likelihood, n_tokens, n_bytes, how)
     return Predictions(tuple(instances), asked, choice, log_likelihood, n_tokens)
 
 
@@ -96,7 +99,9 @@ def _score(
     scorer = scorer_for(loaded, max_tokens=config.max_tokens)
     for i, instruction in enumerate(instructions):
         encoded = encode(loaded, task, instruction, instances, end_token=config.end_token)
-        for n, (item, row) in enumerate(zip(encoded, scorer.score(encoded, advance), strict=True)):
+        with packed_linears(loaded.model):
+            scored = scorer.score(encoded, advance)
+        for n, (item, row) in enumerate(zip(encoded, scored, strict=True)):
             if not np.isfinite(row).all():
                 raise NonFiniteError(
                     f"the log-likelihood of instance {instances[n].id!r} is not finite; use "

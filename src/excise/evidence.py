@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from excise import __version__
@@ -92,12 +93,7 @@ class RunFolder:
                     for trial in task.trials:
                         name = f"{Path(task.task).stem}-trial-{trial.number}"
                         trial.patch.save(scratch / "patches" / name)
-            self._finish(scratch)
-
-    def _finish(self, scratch: Path) -> None:
-        if self.path.exists():
-            self.path.rmdir()  # empty, or refuse_existing had spoken
-        scratch.rename(self.path)
+            finish(scratch, self.path)
 
 
 def refuse_existing(path: Path) -> None:
@@ -125,12 +121,19 @@ def writing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         yield scratch
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(f"cannot write {path}: {reason}; nothing was left behind.") from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def finish(scratch: Path, path: Path) -> None:
+    """Rename a filled scratch folder to its target."""
+    if path.exists():
+        path.rmdir()  # empty, or refuse_existing had spoken
+    scratch.rename(path)
 
 
 def run_record(result: RunResult) -> dict[str, Any]:
@@ -297,7 +300,8 @@ def _readme(result: RunResult) -> str:
         f"# excise run: {result.model} on {', '.join(task.task for task in result.tasks)}",
         "",
         f"{len(result.patch)} of {result.n_neurons:,} neurons excised. Values are shares from 0 "
-        "to 1 (bias scores from -1 to 1); intervals are 95 % over question templates of the test split.",
+        "to 1 (bias scores from -1 to 1); intervals are 95 % over question "
+        "templates of the test split.",
         "",
         "| task | metric | original | patched | random control | difference | interval |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -336,4 +340,4 @@ def save_patch_folder(patch: Patch, path: Path) -> None:
     refuse_existing(path)
     with writing(path) as scratch:
         patch.save(scratch)
-        RunFolder(path)._finish(scratch)
+        finish(scratch, path)

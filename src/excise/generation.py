@@ -65,7 +65,7 @@ def normalise(text: str) -> str:
 @torch.inference_mode()
 def _generate(loaded: LoadedModel, texts: list[str], max_new_tokens: int) -> list[str]:
     tokenizer = loaded.tokenizer
-    special = not loaded.chat_template
+    special = loaded.encoder_decoder or not loaded.chat_template
     rows = tokenizer(texts, add_special_tokens=special).input_ids
     width = max(map(len, rows))
     end = tokenizer.eos_token_id

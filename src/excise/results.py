@@ -58,11 +58,11 @@ class TaskResult:
 
     @property
     def best(self) -> TrialResult:
-        """The trial that did best on tune (test is not looked at); of equals the first."""
-        return max(
-            self.trials,
-            key=lambda trial: max((point.objective for point in trial.curve), default=0.0),
-        )
+        """The trial that gained most on its tune split; test is not looked at.
+
+        Gains are compared, since the trials' tune splits differ in difficulty.
+        """
+        return max(self.trials, key=lambda trial: _gain(trial.curve))
 
     def pairs(self) -> list[Pair]:
         """Original and patched of every trial."""
@@ -128,6 +128,12 @@ def over_instructions(metric: Metric, task: TaskResult, state: str) -> float | N
     """Standard deviation over instructions (the paper's consistency), mean over trials."""
     states = (trial.original if state == "original" else trial.patched for trial in task.trials)
     return _mean(spread(metric, predictions) for predictions in states)
+
+
+def _gain(curve: Sequence[CurvePoint]) -> float:
+    """Best objective on tune minus that of n = 0; 0 without a curve."""
+    original = next((point.objective for point in curve if point.n == 0), 0.0)
+    return max((point.objective for point in curve), default=0.0) - original
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -32,6 +32,14 @@ class Layout(Protocol):
         """
         ...
 
+    def merged(self, site: Site, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient of a module's output, summed over the copies of each input token.
+
+        An input token is one token, however many rows repeat it for their options. It matters where
+        P(y) depends on several options (`option_softmax`).
+        """
+        ...
+
 
 def layout_for(
     loaded: LoadedModel, batch: Sequence[EncodedPrompt], config: AttributionConfig
@@ -118,6 +126,10 @@ class BranchLayout:
             _mark(keep[row], first, self._prompt, branch, self._config)
         return keep.to(self._loaded.device)
 
+    def merged(self, site: Site, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient as it is: a prompt stands here once."""
+        return gradient
+
 
 class RowLayout:
     """Decoder-only, nothing shared: one row for each option of each prompt (ALiBi models)."""
@@ -158,6 +170,16 @@ class RowLayout:
             _mark(keep[row + option], 0, length, branch, self._config)
             row += len(item.options)
         return keep.to(self._loaded.device)
+
+    def merged(self, site: Site, gradient: torch.Tensor) -> torch.Tensor:
+        """Prompt tokens summed over the options' rows."""
+        gradient = gradient.clone()
+        row = 0
+        for item in self._batch:
+            copies = gradient[row : row + len(item.options), : len(item.prompt)]
+            copies[:] = copies.sum(dim=0, keepdim=True)
+            row += len(item.options)
+        return gradient
 
 
 class Seq2SeqLayout:
@@ -219,6 +241,18 @@ class Seq2SeqLayout:
                 keep[row + option, : len(item.options[option])] = True
             row += len(item.options)
         return keep.to(self._loaded.device)
+
+    def merged(self, site: Site, gradient: torch.Tensor) -> torch.Tensor:
+        """Keys and values of cross-attention summed over the options' rows."""
+        if not (site.over_input and site.sublayer == "cross-attention"):
+            return gradient
+        gradient = gradient.clone()
+        row = 0
+        for item in self._batch:
+            copies = gradient[row : row + len(item.options)]
+            copies[:] = copies.sum(dim=0, keepdim=True)
+            row += len(item.options)
+        return gradient
 
 
 def _mark(

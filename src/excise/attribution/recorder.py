@@ -28,12 +28,14 @@ class Recorder:
     keep_tokens: frozenset[str] = frozenset()
     positions: Callable[[Site], torch.Tensor] | None = None
     """Which rows and tokens count; set before each backward pass."""
+    merged: Callable[[Site, torch.Tensor], torch.Tensor] | None = None
+    """Sums the gradient over copies of one input token; set where there are any."""
 
     def clear(self) -> None:
         """Forget the last backward pass."""
         self.reduced, self.per_token = {}, {}
 
-    def record(self, site: Site, output: torch.Tensor, gradient: torch.Tensor) -> None:
+    def record(self, site: Site, activation: torch.Tensor, gradient: torch.Tensor) -> None:
         """Reduce one module's activation x gradient (equation 1 and 4)."""
         assert self.positions is not None
         keep = self.positions(site)  # [rows, tokens]
@@ -41,8 +43,9 @@ class Recorder:
         if not bool(rows.any()):
             return
         keep = keep[rows]
-        activation = output.detach()[rows]
-        product = activation * gradient[rows]  # [prompts, tokens, neurons]
+        if self.merged is not None:
+            gradient = self.merged(site, gradient)
+        product = activation[rows] * gradient[rows]  # [prompts, tokens, neurons]
         if site.module in self.keep_tokens:
             self.per_token[site.module] = product.masked_fill(~keep[..., None], float("nan"))
         self.reduced[site.module] = reduce_tokens(product, keep, self.config.tokens)
@@ -95,8 +98,10 @@ def recording(
 def _hook(recorder: Recorder, site: Site) -> Callable[..., None]:
     def forward(_module: object, _inputs: object, output: torch.Tensor) -> None:
         if output.requires_grad:
+            # Detached: a hook that held its own tensor would keep the whole graph alive.
+            activation = output.detach()
             output.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: recorder.record(site, output, gradient)
+                lambda gradient: recorder.record(site, activation, gradient)
             )
 
     return forward

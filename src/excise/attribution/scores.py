@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from excise.attribution.layouts import layout_for
+from excise.attribution.layouts import Layout, layout_for
 from excise.attribution.objective import Objectives, counts, objectives
 from excise.attribution.recorder import Recorder, recording, reduce_tokens
 from excise.config import AttributionConfig
 from excise.errors import ConfigError, NonFiniteError
-from excise.models import LoadedModel, Site
+from excise.models import LoadedModel, Site, packed_linears
 from excise.scoring.encoding import EncodedPrompt, encode
 from excise.types import FloatArray, Instance, Task
 
@@ -67,7 +67,10 @@ def attribute(
     asked = asked[: config.instructions]
     total = {site.module: np.zeros(site.size) for site in chosen}
     n_prompts = 0
-    with recording(loaded, chosen, config) as recorder:
+    with (
+        packed_linears(loaded.model, gradients=True),
+        recording(loaded, chosen, config) as recorder,
+    ):
         for instruction in asked:
             encoded = encode(loaded, task, instruction, instances, end_token=end_token)
             for batch in _batches(list(zip(instances, encoded, strict=True)), config.batch_size):
@@ -153,9 +156,9 @@ def _attribute_batch(
         likelihoods = layout.log_likelihoods()
         lengths = [[len(option) for option in item.options] for item in items]
         goal = objectives(likelihoods, lengths, instances, config)
-        biased = _backward(recorder, layout.positions, goal, goal.biased, instances, keep=True)
+        biased = _backward(recorder, layout, goal, goal.biased, instances, keep=True)
         tokens = dict(recorder.per_token)
-        gold = _backward(recorder, layout.positions, goal, goal.gold, instances, keep=False)
+        gold = _backward(recorder, layout, goal, goal.gold, instances, keep=False)
         gold_tokens = dict(recorder.per_token)
         recorder.clear()
     counted = torch.tensor(
@@ -186,7 +189,7 @@ def _attribute_batch(
 
 def _backward(
     recorder: Recorder,
-    positions: Callable[[Site, Sequence[int]], torch.Tensor],
+    layout: Layout,
     goal: Objectives,
     options: Sequence[int],
     instances: Sequence[Instance],
@@ -195,7 +198,9 @@ def _backward(
 ) -> dict[str, torch.Tensor]:
     """Activation x gradient of log P of one option of each prompt, reduced over tokens."""
     recorder.clear()
-    recorder.positions = lambda site: positions(site, options)
+    recorder.positions = lambda site: layout.positions(site, options)
+    # Elsewhere only the chosen option's row has a gradient, and the sum would be that row.
+    recorder.merged = layout.merged if recorder.config.probability == "option_softmax" else None
     # Prompts do not see each other, so the gradient of the sum is that of each prompt.
     torch.autograd.backward(goal.chosen(options).sum(), retain_graph=keep)
     reduced = {name: value.double().cpu() for name, value in recorder.reduced.items()}

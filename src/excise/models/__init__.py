@@ -4,6 +4,7 @@ from excise.models.architectures import ARCHITECTURES, Architecture, Site, archi
 from excise.models.digest import weights_digest
 from excise.models.loaded import LoadedModel, wrap
 from excise.models.loading import DEFAULT_MODEL, load
+from excise.models.packed import packed_linears
 
 __all__ = [
     "ARCHITECTURES",
@@ -13,6 +14,7 @@ __all__ = [
     "Site",
     "architecture_of",
     "load",
+    "packed_linears",
     "sites",
     "weights_digest",
     "wrap",

@@ -47,14 +47,15 @@ class LoadedModel:
     def branches(self) -> bool:
         """Whether options may branch off one shared prompt: free attention masks and positions.
 
-        Not with ALiBi, sliding windows or attention kernels that take no mask of their own.
+        Not with ALiBi, sliding windows or attention kernels that take no boolean mask: flash takes
+        none at all, eager adds what it is given, so that a boolean mask would forbid nothing.
         """
         config = self.model.config
         windows = getattr(config, "sliding_window", None) is not None and getattr(
             config, "use_sliding_window", True
         )
         kernel = getattr(config, "_attn_implementation", "eager")
-        return self.architecture.explicit_positions and not windows and kernel in ("sdpa", "eager")
+        return self.architecture.explicit_positions and not windows and kernel == "sdpa"
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +86,7 @@ def wrap(
             or `no`.
 
     Raises:
-        ModelError: quantised weights, or `yes` without a template.
+        ModelError: quantised weights, or `yes` where there is no template to apply.
         UnsupportedArchitectureError: a layout that the table does not describe.
     """
     refuse_quantised(getattr(model, "config", None))
@@ -96,6 +97,10 @@ def wrap(
         )
     architecture = architecture_of(config.model_type)
     has_template = bool(getattr(tokenizer, "chat_template", None))
+    if apply_chat_template == "yes" and architecture.kind == "encoder-decoder":
+        raise ModelError(
+            "encoder-decoder models are asked without a chat template; use --apply-chat-template no."
+        )
     if apply_chat_template == "yes" and not has_template:
         raise ModelError("the tokenizer has no chat template; use --apply-chat-template no.")
     chat = apply_chat_template == "yes" or (
@@ -131,5 +136,5 @@ def refuse_quantised(config: Any) -> None:
             method = quantisation.get("quant_method")
         raise ModelError(
             f"the model's weights are quantised ({method or 'unknown method'}); neurons are "
-            "located and excised in full precision. Load the unquantised checkpoint, or a GGUF file."
+            "located and excised in full precision. Load the unquantised checkpoint or a GGUF file."
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from platformdirs import user_cache_dir
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -45,7 +46,7 @@ def load(
         apply_chat_template: `auto`, `yes` or `no`; see `wrap`.
 
     Raises:
-        ModelError: nothing loadable under that name, or quantised weights.
+        ModelError: nothing loadable under that name, missing weights, or quantised ones.
         UnsupportedArchitectureError: a layout that the table does not describe.
     """
     transformers_logging.disable_progress_bar()
@@ -63,6 +64,8 @@ def load(
                 "Give a folder written by save_pretrained, a Hub id, or a .gguf file."
             )
         source = str(path)
+    elif path is not None and label.startswith((".", "~", "/")):
+        raise ModelError(f"no such model folder: {path}")
     else:
         source = label
     model, tokenizer = _from_pretrained(source, torch_dtype, revision)
@@ -87,18 +90,26 @@ def _from_pretrained(source: str, dtype: torch.dtype, revision: str | None) -> t
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
-        model = auto.from_pretrained(
+        model, report = auto.from_pretrained(
             source,
             revision=revision,
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"cannot load model {source!r}: {_first_line(error)} "
             "Give a local folder, a Hub id that is cached or reachable, or a .gguf file."
         ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        # transformers only warns, and fills what is missing with random numbers.
+        raise ModelError(
+            f"checkpoint {source!r} is incomplete: {len(missing)} weights are missing, the first is "
+            f"{missing[0]!r}. Download it again, or choose another one."
+        )
     return model, tokenizer
 
 

@@ -42,7 +42,8 @@ def encode(
             competes with its own continuations.
 
     Raises:
-        ConfigError: a prompt that is longer than the model's positions.
+        ConfigError: a prompt that is longer than the model's positions, an option without tokens, or
+            an end token that the tokenizer does not have.
     """
     texts = [task.prompt(instruction, instance) for instance in instances]
     encoded = (
@@ -50,6 +51,13 @@ def encode(
         if loaded.encoder_decoder
         else _encode_together(loaded, texts, instances, end_token)
     )
+    for instance, item in zip(instances, encoded, strict=True):
+        if not all(item.options):
+            # Nothing to score would mean log-likelihood 0, better than every other option.
+            raise ConfigError(
+                f"an option of instance {instance.id!r} has no tokens of its own; "
+                "give every option a text."
+            )
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
     if limit and not loaded.encoder_decoder:
         for instance, item in zip(instances, encoded, strict=True):
@@ -65,7 +73,7 @@ def encode(
 def _encode_apart(
     loaded: LoadedModel, texts: Sequence[str], instances: Sequence[Instance]
 ) -> list[EncodedPrompt]:
-    prompts = loaded.tokenizer(list(texts)).input_ids
+    prompts = loaded.tokenizer([prompt_text(loaded, text) for text in texts]).input_ids
     options = [option for instance in instances for option in instance.options]
     labels = iter(loaded.tokenizer(options).input_ids)
     return [
@@ -89,6 +97,8 @@ def _encode_together(
         for option in instance.options
     ]
     whole_ids = iter(tokenizer(whole, add_special_tokens=special).input_ids)
+    if end_token and tokenizer.eos_token_id is None:
+        raise ConfigError(f"the tokenizer of {loaded.name!r} has no end token to score.")
     end = (tokenizer.eos_token_id,) if end_token else ()
     result = []
     for ids, instance in zip(prompt_ids, instances, strict=True):
@@ -103,7 +113,12 @@ def _encode_together(
 
 
 def prompt_text(loaded: LoadedModel, text: str) -> str:
-    """The prompt as the model reads it: in its chat template, or bare without trailing space."""
+    """The prompt as the model reads it: in its chat template, or bare without trailing space.
+
+    Encoder-decoder models read it as it is: their options follow no space.
+    """
+    if loaded.encoder_decoder:
+        return text
     if not loaded.chat_template:
         return text.rstrip()
     rendered: str = loaded.tokenizer.apply_chat_template(

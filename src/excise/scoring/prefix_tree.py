@@ -1,9 +1,9 @@
 """Decoder-only engine: prompts and options in one tree, each distinct prefix forwarded about once.
 
 Prompts are sorted, so that neighbours share long prefixes, and packed into trees of a bounded
-number of tokens. A tree is one sequence: a token's position is its depth, and it attends to its ancestors
-only. What all prompts of a tree and of the next one share, the trunk (system prompt, instruction),
-is kept as a key-value cache.
+number of tokens. A tree is one sequence: a token's position is its depth, and it attends to its
+ancestors only. What all prompts of a tree and of the next one share, the trunk (system prompt,
+instruction), is kept as a key-value cache.
 """
 
 from __future__ import annotations

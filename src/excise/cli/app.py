@@ -1,0 +1,102 @@
+"""The command `excise`: its verbs, and how errors leave it.
+
+Nothing heavy is imported before a verb runs: `excise --help` needs no torch and no numpy.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from excise import __version__
+from excise.cli import apply, evaluate, listing, locate, run
+from excise.cli.session import Session
+from excise.errors import ExciseError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+class _Verbs(TyperGroup):
+    """Turns errors that a user can mend into one line; any other error keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ExciseError as error:
+            message = " ".join(str(error).split())
+            typer.echo(f"excise: error: {message}", err=True)
+            raise typer.Exit(USAGE_ERROR) from error
+        except KeyboardInterrupt as error:
+            written = ctx.obj.written if isinstance(ctx.obj, Session) else None
+            rest = f"{written} is complete" if written else "nothing was written"
+            typer.echo(f"excise: interrupted; {rest}", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    name="excise",
+    cls=_Verbs,
+    help="Measure the social bias of a language model, find the neurons behind it, excise them, "
+    "and show what changed and what it cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # lm-eval writes --output_path and --output-path alike.
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
+)
+app.command("run", short_help="Find bias neurons, excise them, compare.")(run.run)
+app.command("evaluate", short_help="Measure a model, or original against patched.")(
+    evaluate.evaluate
+)
+app.command("locate", short_help="Find bias neurons and write a patch.")(locate.locate)
+app.command("apply", short_help="Write a checkpoint from a model and patches.")(apply.apply)
+app.add_typer(listing.app, name="ls")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"excise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    context.obj = Session()
+
+
+def main() -> None:
+    """Entry point of the command `excise`."""
+    _quieten_libraries()
+    app()
+
+
+def _quieten_libraries() -> None:
+    """Keep other libraries from writing across tables and progress; the user's settings win."""
+    for name, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "HF_HUB_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")

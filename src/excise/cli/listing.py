@@ -1,0 +1,58 @@
+"""The verbs `ls tasks`, `ls presets` and `ls models`."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    help="List tasks, presets or models.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.command("tasks")
+def tasks(context: typer.Context) -> None:
+    """The tasks known by name; a file of your own works too."""
+    from excise.cli.tables import print_table
+    from excise.tasks import TASKS
+
+    print_table(
+        context.obj.out,
+        "Tasks (or your own .jsonl, .json or .csv file: --task FILE)",
+        ["task", "rows", "licence", "description"],
+        [
+            [entry.name, f"{entry.rows:,}", entry.licence, entry.description]
+            for entry in TASKS.values()
+        ],
+        left=True,
+    )
+
+
+@app.command("presets")
+def presets(context: typer.Context) -> None:
+    """The presets of the method."""
+    from excise.cli.tables import print_table
+    from excise.config import PRESET_NOTES, PRESETS
+
+    print_table(
+        context.obj.out,
+        "Presets (v2 by default)",
+        ["preset", "what it does"],
+        [[name, PRESET_NOTES[name]] for name in PRESETS],
+        left=True,
+    )
+
+
+@app.command("models")
+def models(context: typer.Context) -> None:
+    """The architectures whose neurons are known."""
+    from excise.cli.tables import print_table
+    from excise.models import ARCHITECTURES, DEFAULT_MODEL
+
+    print_table(
+        context.obj.out,
+        "Architectures; any checkpoint of these model types works",
+        ["architecture", "model types", "kind", "where its neurons are"],
+        [[row.name, ", ".join(row.model_types), row.kind, row.note] for row in ARCHITECTURES],
+        left=True,
+    )
+    typer.echo(f"\nThe embedded default is {DEFAULT_MODEL}.")

@@ -1,0 +1,160 @@
+"""What `run` prints at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from excise.cli.places import print_places
+from excise.cli.tables import UNDEFINED, Cell, Row, percent, print_table, signed
+from excise.cli.words import FEW_TEMPLATES, Record, interval, meaning
+from excise.metrics import METRICS
+from excise.results import HEADLINE, RunResult, TaskResult
+
+POOLED = "(all tasks)"
+HEADER = ("metric", "original", "patched", "random control", "difference")
+UNITS = "in per cent; bias scores and differences in points; 95 % intervals"
+
+
+def print_run(console: Console, result: RunResult, record: Mapping[str, Any]) -> None:
+    """Print tables, places, meaning and caveats of a run.
+
+    Args:
+        console: where to.
+        result: the run.
+        record: its results.json.
+    """
+    paired = {name: by_metric(entries) for name, entries in record["paired"].items()}
+    names = headline(generated=result.config.scoring.mode == "generation")
+    for task in result.tasks:
+        first = task.trials[0].original
+        n_templates = max((e["n_clusters"] for e in paired[task.task].values()), default=0)
+        title = (
+            f"{task.task}: {len(first.instances)} test instances of {n_templates} templates, "
+            f"{len(first.instructions)} instructions, {_trials(task)}\n({UNITS})"
+        )
+        print_table(console, title, HEADER, rows(paired[task.task], names))
+        console.print()
+    if POOLED in paired:
+        title = f"All {len(result.tasks)} tasks, each with its own patch\n({UNITS})"
+        print_table(console, title, HEADER, rows(paired[POOLED], names))
+        console.print()
+    print_places(console, result.patch, result.n_neurons)
+    console.print()
+    for task in result.tasks:
+        n = max(len(trial.patch) for trial in task.trials)
+        console.print(meaning(task.task, paired[task.task], n=n))
+    if POOLED in paired:
+        console.print(meaning("all tasks", paired[POOLED], n=len(result.patch)))
+    for note in notes(result, record, paired):
+        console.print(f"Note: {note}")
+
+
+def by_metric(entries: Sequence[Record]) -> dict[str, Record]:
+    """Estimates by the name of their metric."""
+    return {entry["metric"]: entry for entry in entries}
+
+
+def headline(*, generated: bool) -> tuple[str, ...]:
+    """Metrics of the printed tables; generated answers may also match no option."""
+    return (*HEADLINE, "unmatched") if generated else HEADLINE
+
+
+def rows(paired: Mapping[str, Record], names: Sequence[str]) -> list[Row]:
+    """Rows of the table original | patched | random control | difference."""
+    return [[title(name), *_cells(paired.get(name))] for name in names]
+
+
+def title(name: str) -> Cell:
+    """The title of a metric, in two parts where it names a context."""
+    main, comma, context = METRICS[name].title.partition(",")
+    return Cell(main + comma, context.strip())
+
+
+def difference(estimate: Record) -> Cell:
+    """A difference with its interval."""
+    if estimate["difference"] is None:
+        return Cell(UNDEFINED)
+    return Cell(signed(estimate["difference"]), interval(estimate))
+
+
+def _cells(estimate: Record | None) -> list[Cell]:
+    if estimate is None:
+        return [Cell(UNDEFINED)] * (len(HEADER) - 1)
+    return [
+        Cell(percent(estimate["original"])),
+        Cell(percent(estimate["patched"])),
+        _controls(estimate["controls"]),
+        difference(estimate),
+    ]
+
+
+def _controls(values: Sequence[float | None]) -> Cell:
+    if not values:
+        return Cell("not drawn")
+    defined = [value for value in values if value is not None]
+    if not defined:
+        return Cell(UNDEFINED)
+    mean = percent(sum(defined) / len(defined))
+    if len(defined) == 1:
+        return Cell(mean, "(one draw)")
+    return Cell(mean, f"({percent(min(defined))} to {percent(max(defined))})")
+
+
+def _trials(task: TaskResult) -> str:
+    trials = len(task.trials)
+    return f"{trials} trial" + ("s" if trials > 1 else "")
+
+
+def notes(
+    result: RunResult, record: Mapping[str, Any], paired: Mapping[str, Mapping[str, Record]]
+) -> list[str]:
+    """What a reader must know to judge the numbers."""
+    found = []
+    if result.config.split_by == "example":
+        found.append(
+            "--split-by example leaks: near-copies of test items were used to find neurons and to "
+            "choose n, so the difference is too optimistic. Use --split-by template."
+        )
+    for task in result.tasks:
+        clusters = [e["n_clusters"] for e in paired[task.task].values()]
+        if clusters and max(clusters) < FEW_TEMPLATES:
+            found.append(
+                f"{task.task}: the intervals rest on {max(clusters)} question templates only; they "
+                "tell little about other questions."
+            )
+        sizes = record["n-samples"][task.task]
+        if sizes["effective"] < sizes["original"]:
+            found.append(
+                f"{task.task}: {sizes['effective']} of {sizes['original']} test instances were "
+                "asked (--limit)."
+            )
+        if result.config.selection.n == "auto" and any(not t.patch for t in task.trials):
+            found.append(
+                f"{task.task}: on the tune split no number of neurons did better than none"
+                + (", in some trials." if any(t.patch for t in task.trials) else ".")
+            )
+        if len(task.trials) > 1:
+            found.append(
+                f"{task.task}: values are means over {len(task.trials)} trials; the patch kept is "
+                f"that of trial {task.best.number + 1}, best on its tune split."
+            )
+    if result.config.controls == 0:
+        found.append("no random controls were drawn, so chance is not ruled out.")
+    if len(result.tasks) > 1:
+        found.append(_union(result, record))
+    return found
+
+
+def _union(result: RunResult, record: Mapping[str, Any]) -> str:
+    parts = []
+    for task in result.tasks:
+        row = record["results"][task.task]
+        values = [row.get(f"{name},union") for name in ("accuracy", "accuracy_disambiguated")]
+        parts.append(f"{task.task} {percent(values[0])} (disambiguated {percent(values[1])})")
+    return (
+        f"patch/ joins the tasks' patches ({len(result.patch)} neurons); accuracy under this "
+        f"union: {', '.join(parts)}."
+    )

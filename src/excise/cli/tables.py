@@ -1,0 +1,113 @@
+"""Tables that stay readable on narrow terminals and without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+
+from rich import box
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+UNDEFINED = "undefined"
+_GAP = 3
+_LEAST_TEXT = 30
+"""Columns in which a text still reads well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value with its detail, side by side where there is room, else one above the other."""
+
+    main: str
+    detail: str = ""
+
+    @property
+    def line(self) -> str:
+        """Both in one line."""
+        return f"{self.main} {self.detail}".rstrip()
+
+    @property
+    def lines(self) -> str:
+        """One above the other."""
+        return f"{self.main}\n{self.detail}".rstrip()
+
+
+Row = Sequence[Cell | str]
+
+
+def print_table(
+    console: Console, title: str, header: Row, rows: Sequence[Row], *, left: bool = False
+) -> None:
+    """Print rows as a table, or as blocks of lines where the table would not fit.
+
+    Args:
+        console: where to.
+        title: a line above.
+        header: names of the columns; the first column names the rows.
+        rows: cells in the order of the header.
+        left: the cells are texts: align them to the left, and wrap the last column.
+    """
+    cells = [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in (header, *rows)]
+    console.print(Text(title, style="bold"))
+    for side_by_side in (True, False):
+        texts = [[cell.line if side_by_side else cell.lines for cell in row] for row in cells]
+        if _width(texts, last=_LEAST_TEXT if left else None) <= console.width:
+            console.print(_table(texts, left=left))
+            return
+    _print_blocks(console, cells)
+
+
+def percent(value: float | None) -> str:
+    """A share in per cent, or a score in points, with one decimal."""
+    return UNDEFINED if value is None else _no_minus_zero(f"{100 * value:.1f}")
+
+
+def signed(value: float | None) -> str:
+    """A difference in points, with its sign."""
+    return UNDEFINED if value is None else _no_minus_zero(f"{100 * value:+.1f}")
+
+
+def _no_minus_zero(text: str) -> str:
+    return "0.0" if text in ("-0.0", "+0.0") else text
+
+
+def _width(texts: Sequence[Sequence[str]], *, last: int | None = None) -> int:
+    widths = [
+        max(max((len(line) for line in text.splitlines()), default=0) for text in column)
+        for column in zip(*texts, strict=True)
+    ]
+    if last is not None:
+        widths[-1] = min(widths[-1], last)
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _table(texts: Sequence[Sequence[str]], *, left: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    header, *rows = texts
+    for position, name in enumerate(header):
+        justify: JustifyMethod = "right" if position and not left else "left"
+        wraps = left and position == len(header) - 1
+        table.add_column(Text(name), justify=justify, no_wrap=not wraps)
+    for row in rows:
+        table.add_row(*(Text(text) for text in row))
+    return table
+
+
+def _print_blocks(console: Console, cells: Sequence[Sequence[Cell]]) -> None:
+    header, *rows = cells
+    names = [cell.line for cell in header[1:]]
+    widest = max(map(len, names))
+    for first, *others in rows:
+        console.print(first.line)
+        for name, cell in zip(names, others, strict=True):
+            start = f"  {name:<{widest}}  "
+            for line in wrap(
+                cell.line,
+                console.width,
+                initial_indent=start,
+                subsequent_indent=" " * len(start),
+            ):
+                console.print(line, soft_wrap=True)

@@ -1,0 +1,331 @@
+"""Scoring engines against a naive loop, token ids of prompts and options, choice of an option."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tiny
+from excise.config import ScoringConfig
+from excise.errors import ConfigError, NonFiniteError
+from excise.evaluation import choose_options, predict
+from excise.models import LoadedModel
+from excise.scoring import EncodedPrompt, encode, prompt_text, scorer_for
+from excise.scoring.plain import PlainScorer
+from excise.scoring.prefix_tree import PrefixTreeScorer
+from excise.scoring.seq2seq import Seq2SeqScorer
+
+loaded = cache(tiny.loaded)
+
+
+@torch.no_grad()
+def naive(model: LoadedModel, item: EncodedPrompt) -> list[float]:
+    """Every option on its own, no padding, no sharing, no mask."""
+    totals = []
+    for option in item.options:
+        if model.encoder_decoder:
+            start = model.model.config.decoder_start_token_id
+            logits = model.model(
+                input_ids=torch.tensor([item.prompt]),
+                decoder_input_ids=torch.tensor([(start, *option[:-1])]),
+            ).logits[0]
+            first = 0
+        else:
+            logits = model.model(torch.tensor([item.prompt + option])).logits[0]
+            first = len(item.prompt) - 1
+        total = 0.0
+        for place, token in enumerate(option):
+            total += float(logits[first + place].double().log_softmax(-1)[token])
+        totals.append(total)
+    return totals
+
+
+def assert_scores(
+    model: LoadedModel, items: list[EncodedPrompt], max_tokens: int, scorer: Any = None
+) -> None:
+    scorer = scorer or scorer_for(model, max_tokens=max_tokens)
+    finished: list[int] = []
+    scored = scorer.score(items, finished.append)
+    assert sum(finished) == len(items) == len(scored)
+    for item, values in zip(items, scored, strict=True):
+        assert values == pytest.approx(naive(model, item), abs=1e-4, rel=2e-6)
+
+
+def hard_items() -> list[EncodedPrompt]:
+    """Options of one to nine tokens, duplicates, prompts that are prefixes of others."""
+    rng = random.Random(0)
+
+    def tokens(n: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, tiny.VOCABULARY) for _ in range(n))
+
+    system = tokens(30)
+    short = system + tokens(5)
+    longer = short + tokens(9)
+    return [
+        EncodedPrompt(longer, (tokens(1), tokens(4), tokens(9))),
+        EncodedPrompt(short, (tokens(2), tokens(3))),
+        EncodedPrompt(tokens(3), tuple(tokens(n) for n in (1, 2, 3, 4, 5))),
+        EncodedPrompt(longer, (tokens(1), tokens(2), tokens(3))),  # the same prompt again
+        EncodedPrompt(system + tokens(20), ((7, 8, 9), (7, 8, 10), (7, 8))),  # shared starts
+        EncodedPrompt(
+            short, (longer[len(short) :], longer[len(short) : -2])
+        ),  # a prompt goes on
+        EncodedPrompt(system, (tokens(1), tokens(1))),  # one-token options, and a prefix of all
+        EncodedPrompt((5,), (tokens(1), tokens(3))),  # a prompt of one token
+        EncodedPrompt(longer, (tokens(1), tokens(2), tokens(3))),
+    ]
+
+
+@pytest.mark.parametrize("name", tiny.ALL)
+@pytest.mark.parametrize("max_tokens", [1, 60, 5000])
+def test_the_engine_equals_a_naive_loop(name: str, max_tokens: int) -> None:
+    model = loaded(name)
+    items = hard_items()
+    if model.encoder_decoder:
+        items = [EncodedPrompt(i.prompt, tuple((*o, tiny.END) for o in i.options)) for i in items]
+    assert_scores(model, items, max_tokens)
+
+
+@pytest.mark.parametrize("name", tiny.ALL)
+@pytest.mark.parametrize("max_tokens", [100, 768])
+def test_the_engine_equals_a_naive_loop_on_texts(name: str, max_tokens: int) -> None:
+    model = loaded(name)
+    for instruction in tiny.task().instructions:
+        items = encode(model, tiny.task(), instruction, tiny.INSTANCES, end_token=True)
+        assert_scores(model, items, max_tokens)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2"])
+def test_the_plain_engine_equals_a_naive_loop(name: str) -> None:
+    for max_tokens in (1, 90, 5000):
+        assert_scores(
+            loaded(name), hard_items(), 0, PlainScorer(loaded(name), max_tokens=max_tokens)
+        )
+
+
+@pytest.mark.parametrize("max_tokens", [1, 40, 80, 120, 5000])
+def test_the_order_of_prompts_changes_nothing(max_tokens: int) -> None:
+    model = loaded("llama")
+    items = hard_items()
+    for seed in range(4):
+        random.Random(seed).shuffle(items)
+        assert_scores(model, items, max_tokens)
+
+
+def test_one_scorer_serves_several_lists() -> None:
+    # The cached trunk of one list must not leak into the next.
+    model = loaded("llama")
+    scorer = scorer_for(model, max_tokens=60)
+    items = hard_items()
+    assert_scores(model, items, 0, scorer)
+    assert_scores(model, items[::-1], 0, scorer)
+    assert_scores(model, items[4:5], 0, scorer)
+    assert scorer.score([]) == []
+
+
+TOKEN = st.integers(3, 9)  # few tokens, so that prefixes are shared often
+OPTION = st.lists(TOKEN, min_size=1, max_size=5).map(tuple)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shared=st.lists(TOKEN, max_size=24),
+    drawn=st.lists(
+        st.tuples(
+            st.booleans(), st.lists(TOKEN, min_size=1, max_size=6), st.lists(OPTION, min_size=2)
+        ),
+        min_size=1,
+        max_size=7,
+    ),
+    max_tokens=st.sampled_from([1, 20, 50, 1000]),
+)
+def test_any_tokens_score_as_in_a_naive_loop(
+    shared: list[int],
+    drawn: list[tuple[bool, list[int], list[tuple[int, ...]]]],
+    max_tokens: int,
+) -> None:
+    items = [
+        EncodedPrompt(tuple(shared * begins + own), tuple(options[:4]))
+        for begins, own, options in drawn
+    ]
+    assert_scores(loaded("llama"), items, max_tokens)
+
+
+@pytest.mark.parametrize("name", tiny.ALL)
+def test_the_company_of_a_prompt_changes_nothing(name: str) -> None:
+    model = loaded(name)
+    items = encode(model, tiny.task(), "Pick.", tiny.INSTANCES, end_token=False)
+    together = scorer_for(model, max_tokens=5000).score(items)
+    for item, values in zip(items, together, strict=True):
+        assert scorer_for(model).score([item])[0] == pytest.approx(values, abs=1e-4)
+
+
+def test_each_model_gets_the_fastest_exact_engine() -> None:
+    engines = {name: type(scorer_for(loaded(name))) for name in tiny.ALL}
+    assert engines == {
+        "llama": PrefixTreeScorer,
+        "mistral": PrefixTreeScorer,
+        "qwen2": PrefixTreeScorer,
+        "mistral-window": PlainScorer,
+        "bloom": PlainScorer,
+        "t5": Seq2SeqScorer,
+        "t5-gated": Seq2SeqScorer,
+        "mt5": Seq2SeqScorer,
+    }
+
+
+def test_qwen2_with_a_sliding_window_shares_nothing() -> None:
+    window = tiny.loaded("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=0)
+    assert isinstance(scorer_for(window), PlainScorer)
+    assert_scores(window, hard_items(), 90)
+
+
+def test_eager_attention_scores_the_same() -> None:
+    # Eager attention adds its mask: a boolean one would forbid nothing.
+    model = tiny.loaded("llama")
+    model.model.set_attn_implementation("eager")
+    assert_scores(model, hard_items(), 90)
+
+
+def test_a_sliding_window_would_be_wrong_in_a_tree() -> None:
+    # Otherwise the fallback above would be tested on a model that does not need it.
+    model = loaded("mistral-window")
+    tree = PrefixTreeScorer(model, max_tokens=5000).score(hard_items())
+    assert tree[0] != pytest.approx(naive(model, hard_items()[0]), abs=1e-2)
+
+
+# Token ids.
+
+
+def decode(model: LoadedModel, tokens: tuple[int, ...]) -> str:
+    text: str = model.tokenizer.decode(list(tokens))
+    return text
+
+
+@pytest.mark.parametrize("kind", ["bare", "bos"])
+def test_bare_prompts_join_the_option_with_one_space(kind: str) -> None:
+    model = tiny.loaded("llama", kind=kind)
+    task = tiny.task(prompt_format="{instruction} {context} {question} {options} Your answer: ")
+    for end_token in (False, True):
+        items = encode(model, task, "Pick.", tiny.INSTANCES, end_token=end_token)
+        for item, instance in zip(items, tiny.INSTANCES, strict=True):
+            prompt = task.prompt("Pick.", instance).rstrip()
+            begin = "<s>" if kind == "bos" else ""
+            assert decode(model, item.prompt) == begin + prompt
+            end = "</s>" if end_token else ""
+            assert [decode(model, o) for o in item.options] == [
+                f" {option}{end}" for option in instance.options
+            ]
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom"])
+def test_a_chat_template_wraps_the_prompt(name: str) -> None:
+    model = tiny.loaded(name, kind="chat")
+    assert model.chat_template
+    items = encode(model, tiny.task(), "Pick.", tiny.INSTANCES, end_token=True)
+    for item, instance in zip(items, tiny.INSTANCES, strict=True):
+        text = tiny.task().prompt("Pick.", instance)
+        expected = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+        assert decode(model, item.prompt) == expected == prompt_text(model, text)
+        assert [decode(model, o) for o in item.options] == [f"{o}</s>" for o in instance.options]
+
+
+def test_a_tokenizer_that_closes_every_text_is_not_scored_on_it() -> None:
+    model = tiny.loaded("qwen2", kind="eos")
+    (item,) = encode(model, tiny.task(), "Pick.", tiny.INSTANCES[:1], end_token=False)
+    assert tiny.END not in item.prompt
+    assert [decode(model, o) for o in item.options] == [f" {o}" for o in tiny.INSTANCES[0].options]
+    (item,) = encode(model, tiny.task(), "Pick.", tiny.INSTANCES[:1], end_token=True)
+    assert [o.count(tiny.END) for o in item.options] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("end_token", [False, True])
+def test_encoder_decoder_options_always_hold_one_end_token(end_token: bool) -> None:
+    model = loaded("t5")
+    items = encode(model, tiny.task(), "Pick.", tiny.INSTANCES, end_token=end_token)
+    for item, instance in zip(items, tiny.INSTANCES, strict=True):
+        text = tiny.task().prompt("Pick.", instance)
+        assert decode(model, item.prompt) == f"{text}</s>"
+        assert [decode(model, o) for o in item.options] == [f"{o}</s>" for o in instance.options]
+
+
+def test_a_prompt_longer_than_the_positions_is_refused() -> None:
+    model = tiny.loaded("llama", max_position_embeddings=75)
+    fitting = tiny.INSTANCES[2:3]
+    assert len(encode(model, tiny.task(), "P.", fitting, end_token=False)) == 1
+    with pytest.raises(ConfigError, match=r"'item-0' needs \d+ tokens, .* has 75 positions"):
+        encode(model, tiny.task(), "Pick one.", tiny.INSTANCES, end_token=False)
+
+
+def test_an_option_without_tokens_is_refused() -> None:
+    # Its log-likelihood would be 0, better than that of every other option.
+    empty = tiny.instance(9, "Late.", ("The old man", ""), 0)
+    with pytest.raises(ConfigError, match="'item-9'"):
+        encode(tiny.loaded("llama", kind="chat"), tiny.task(), "P.", [empty], end_token=False)
+
+
+def test_an_end_token_that_the_tokenizer_lacks_is_refused() -> None:
+    model = tiny.loaded("llama")
+    model.tokenizer.eos_token = None
+    with pytest.raises(ConfigError, match="end token"):
+        encode(model, tiny.task(), "P.", tiny.INSTANCES, end_token=True)
+
+
+# The choice.
+
+
+def test_normalisations_by_hand() -> None:
+    log_likelihood = np.array([[[-6.0, -8.0, -7.0], [-4.0, -3.0, np.nan]]])
+    n_tokens = np.array([[[1, 4, 2], [2, 1, 0]]])
+    n_bytes = np.array([[3, 5, 14], [4, 2, 0]])
+    # per token: -6, -2, -3.5 and -2, -3; per byte: -2, -1.6, -0.5 and -1, -1.5
+    chosen = {
+        how: choose_options(log_likelihood, n_tokens, n_bytes, how).tolist()  # type: ignore[arg-type]
+        for how in ("total", "per_token", "per_byte")
+    }
+    assert chosen == {"total": [[0, 1]], "per_token": [[1, 0]], "per_byte": [[2, 0]]}
+
+
+def test_of_equal_options_the_first_is_chosen() -> None:
+    equal = np.full((1, 1, 3), -2.0)
+    assert choose_options(equal, np.ones((1, 1, 3), int), np.ones((1, 3), int), "total") == 0
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_predict_fills_what_options_there_are(name: str) -> None:
+    model, task = loaded(name), tiny.task()
+    told: list[int] = []
+    got = predict(model, task, tiny.INSTANCES, ScoringConfig(), advance=told.append)
+    assert sum(told) == 10
+    assert got.log_likelihood is not None
+    assert got.n_tokens is not None
+    assert got.log_likelihood.shape == got.n_tokens.shape == (2, 5, 5)
+    for i, instruction in enumerate(task.instructions):
+        items = encode(model, task, instruction, tiny.INSTANCES, end_token=False)
+        for n, item in enumerate(items):
+            size = len(item.options)
+            values = naive(model, item)
+            assert got.log_likelihood[i, n, :size] == pytest.approx(values, abs=1e-4)
+            assert np.isnan(got.log_likelihood[i, n, size:]).all()
+            assert got.n_tokens[i, n].tolist() == [*map(len, item.options)] + [0] * (5 - size)
+            assert got.choice[i, n] == np.argmax(values)
+    bytes_ = predict(model, task, tiny.INSTANCES, ScoringConfig(normalisation="per_byte"))
+    for n, instance in enumerate(tiny.INSTANCES):
+        sizes = [len(o.encode()) for o in instance.options]
+        per_byte = got.log_likelihood[0, n, : len(sizes)] / sizes
+        assert bytes_.choice[0, n] == np.argmax(per_byte)
+
+
+def test_a_nan_weight_is_reported_with_the_instance() -> None:
+    model = tiny.loaded("llama")
+    with torch.no_grad():
+        model.linear("model.layers.1.mlp.down_proj").weight[0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match="'item-0'"):
+        predict(model, tiny.task(), tiny.INSTANCES, ScoringConfig())

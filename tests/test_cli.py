@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from rich.console import Console
@@ -17,7 +17,7 @@ from cli_models import WORKPLACE, excise
 from excise import __version__
 from excise.cli.tables import Cell, percent, print_table, signed
 from excise.cli.words import meaning, verdict
-from excise.config import PRESETS, RunConfig
+from excise.config import PRESETS, RunConfig, ScoringConfig
 from excise.errors import ExciseError
 from excise.tasks import TASKS
 
@@ -124,6 +124,29 @@ def test_every_flag_reaches_its_option(configured: dict[str, Any]) -> None:
     assert config.attribution.instance_weight == "uniform"  # from the preset
     assert (config.scoring.normalisation, config.scoring.mode) == ("per_token", "generation")
     assert configured["out"] == Path("X")
+
+
+def choices(annotation: Any) -> set[str]:
+    """The texts that an option of the configuration accepts."""
+    if get_origin(annotation) is Literal:
+        return set(get_args(annotation))
+    return {text for part in get_args(annotation) for text in choices(part)}
+
+
+@pytest.mark.parametrize(
+    ("flag", "annotation"),
+    [
+        ("--dtype", RunConfig.model_fields["dtype"].annotation),
+        ("--apply-chat-template", RunConfig.model_fields["apply_chat_template"].annotation),
+        ("--split-by", RunConfig.model_fields["split_by"].annotation),
+        ("--normalisation", ScoringConfig.model_fields["normalisation"].annotation),
+        ("--mode", ScoringConfig.model_fields["mode"].annotation),
+    ],
+)
+def test_help_names_the_choices_of_the_configuration(flag: str, annotation: Any) -> None:
+    shown = re.search(rf"{flag} (\S+)", excise("run", "--help", columns=120).stdout)
+    assert shown is not None
+    assert set(shown[1].split("|")) == choices(annotation)
 
 
 def test_underscores_are_dashes_as_in_lm_eval(configured: dict[str, Any]) -> None:
@@ -234,7 +257,7 @@ def test_the_disambiguated_loss_stands_beside_the_gain() -> None:
 
 def test_what_is_not_measured_is_said() -> None:
     text = meaning("t", {"accuracy": estimate(0.02, 0.2, controls=(0.5, None))}, n=3)
-    assert "above 0 of 1 random controls" in text
+    assert "above 0 of 1 random controls, so random neurons can do as well" in text
     assert "a loss there is not measured" in text
     assert "undefined" in meaning("t", {}, n=3)
     assert "not compared" in meaning("t", {"accuracy": estimate(0, 1, controls=())}, n=3)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
+import tiny
 from excise.errors import ModelError, UnsupportedArchitectureError
 from excise.models import LoadedModel, architecture_of, load, sites, weights_digest, wrap
 from excise.models.loading import DEFAULT_MODEL, _default_file

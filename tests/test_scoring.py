@@ -74,9 +74,7 @@ def hard_items() -> list[EncodedPrompt]:
         EncodedPrompt(tokens(3), tuple(tokens(n) for n in (1, 2, 3, 4, 5))),
         EncodedPrompt(longer, (tokens(1), tokens(2), tokens(3))),  # the same prompt again
         EncodedPrompt(system + tokens(20), ((7, 8, 9), (7, 8, 10), (7, 8))),  # shared starts
-        EncodedPrompt(
-            short, (longer[len(short) :], longer[len(short) : -2])
-        ),  # a prompt goes on
+        EncodedPrompt(short, (longer[len(short) :], longer[len(short) : -2])),  # a prompt goes on
         EncodedPrompt(system, (tokens(1), tokens(1))),  # one-token options, and a prefix of all
         EncodedPrompt((5,), (tokens(1), tokens(3))),  # a prompt of one token
         EncodedPrompt(longer, (tokens(1), tokens(2), tokens(3))),

@@ -5,12 +5,20 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from excise.errors import ConfigError, UnknownNameError
+
+
+def _all_means_none(value: Any) -> Any:
+    return None if value == "all" else value
+
+
+Count = Annotated[int | None, BeforeValidator(_all_means_none), Field(ge=1)]
+"""A positive number, or None for all; `all` in files and on the command line."""
 
 Normalisation = Literal["total", "per_token", "per_byte"]
 
@@ -52,7 +60,7 @@ class AttributionConfig(_Section):
     takes the annotated option instead."""
     instances: int = Field(default=20, ge=1)
     """Number of find instances."""
-    instructions: int | None = Field(default=None, ge=1)
+    instructions: Count = None
     """Number of instructions averaged over; all by default."""
     batch_size: int = Field(default=4, ge=1)
     """Prompts attributed at once; changes results for `order = "batch"` only."""
@@ -76,9 +84,9 @@ class SelectionConfig(_Section):
     trials: Literal["separate", "average"] = "separate"
     """Rank and patch in each trial (version 1 of the paper), or average the trials' scores and rank
     once (the authors' code)."""
-    tune_instances: int | None = Field(default=60, ge=1)
+    tune_instances: Count = 60
     """Instances of the tune split that choose n."""
-    tune_instructions: int | None = Field(default=2, ge=1)
+    tune_instructions: Count = 2
     """Instructions under which they are asked."""
 
     @model_validator(mode="after")
@@ -133,9 +141,9 @@ class Preset(_Section):
     """Draws of find and tune."""
     seed: int = Field(default=0, ge=0)
     """Decides the samples and the random controls."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: Count = None
     """Test instances of each task; all by default."""
-    test_instructions: int | None = Field(default=None, ge=1)
+    test_instructions: Count = None
     """Instructions under which test instances are asked; all by default."""
     controls: int = Field(default=5, ge=0)
     """Draws of random neurons."""
@@ -196,6 +204,15 @@ class RunConfig(Preset):
     """Bootstrap resamples of question templates."""
 
 
+_COUNTS = (
+    ("attribution", "instructions"),
+    ("selection", "tune_instances"),
+    ("selection", "tune_instructions"),
+    ("", "limit"),
+    ("", "test_instructions"),
+)
+
+
 def resolve(overrides: Mapping[str, Any], *, file: Path | None = None) -> RunConfig:
     """The options of a run: preset, then configuration file, then `overrides`.
 
@@ -220,8 +237,12 @@ def resolve(overrides: Mapping[str, Any], *, file: Path | None = None) -> RunCon
 
 
 def to_toml(config: RunConfig) -> str:
-    """The configuration as TOML; options that are None are left out."""
-    return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
+    """The configuration as TOML; counts that are None are `all`, other options left out."""
+    values = config.model_dump(mode="json")
+    for section, name in _COUNTS:
+        inner = values[section] if section else values
+        inner[name] = inner[name] or "all"
+    return tomli_w.dumps(_without_none(values))
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

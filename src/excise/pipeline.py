@@ -9,6 +9,7 @@ from typing import Any
 
 from excise.attribution import average
 from excise.config import RunConfig
+from excise.errors import ConfigError
 from excise.evidence import RunFolder, provenance
 from excise.methods import Choice, choose_patch, locate, random_patch
 from excise.models import LoadedModel, load, wrap
@@ -124,10 +125,20 @@ def run_task(loaded: LoadedModel, task: Task, config: RunConfig, progress: Progr
 
 
 def load_tasks(config: RunConfig) -> list[Task]:
-    """The configured tasks, with the user's instructions if there are any."""
+    """The configured tasks, with the user's instructions if there are any.
+
+    Raises:
+        ConfigError: no task, or two of one name; results are kept by name.
+    """
+    if not config.tasks:
+        raise ConfigError("no task is given; see `excise ls tasks`.")
     folder = Path(config.data_dir) if config.data_dir else None
     file = Path(config.instructions) if config.instructions else None
-    return [load_task(name, data_dir=folder, instructions=file) for name in config.tasks]
+    tasks = [load_task(name, data_dir=folder, instructions=file) for name in config.tasks]
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two tasks share a name ({', '.join(names)}); rename a file.")
+    return tasks
 
 
 def load_model(config: RunConfig, model: Any = None, tokenizer: Any = None) -> LoadedModel:

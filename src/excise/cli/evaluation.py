@@ -13,7 +13,7 @@ from rich.console import Console
 
 from excise import __version__
 from excise.cli.summary import UNITS, by_metric, difference, headline, title
-from excise.cli.tables import UNDEFINED, Cell, Row, percent, print_table
+from excise.cli.tables import UNDEFINED, Cell, Row, counted, percent, print_table
 from excise.cli.words import FEW_TEMPLATES, meaning
 from excise.config import RunConfig, to_toml
 from excise.errors import NonFiniteError
@@ -146,8 +146,8 @@ def print_evaluation(
         print_table(
             console,
             f"{entry.task.name}: {sizes['effective']} of {sizes['original']} instances, "
-            f"{len(entry.original.instructions)} instructions; mean and standard deviation over "
-            f"instructions\n({UNITS})",
+            f"{counted(len(entry.original.instructions), 'instruction')}; "
+            f"mean and standard deviation over instructions\n({UNITS})",
             ["metric", *entry.states, *(["difference"] if entry.patch is not None else [])],
             [_cells(entry, name, paired) for name in headline(generated=generated)],
         )
@@ -163,7 +163,9 @@ def print_evaluation(
                 "reports on held-out templates."
             )
         if clusters < FEW_TEMPLATES:
-            console.print(f"Note: the intervals rest on {clusters} question templates only.")
+            console.print(
+                f"Note: the intervals rest on {counted(clusters, 'question template')} only."
+            )
 
 
 def _cells(entry: TaskStates, name: str, paired: Mapping[str, Mapping[str, Any]]) -> Row:

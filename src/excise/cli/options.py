@@ -43,7 +43,7 @@ Task = Annotated[
 Presets = Annotated[
     str | None,
     typer.Option(
-        metavar="v1|v2|official", help="See `excise ls presets`; v2 by default.", show_default=False
+        metavar="NAME", help="See `excise ls presets`; v2 by default.", show_default=False
     ),
 ]
 Out = Annotated[
@@ -146,7 +146,7 @@ FindInstructions = Annotated[
 Normalisation = Annotated[
     str | None,
     typer.Option(
-        metavar="total|per_token|per_byte",
+        metavar="auto|total|per_token|per_byte",
         help="Compare options by total log-likelihood or by its mean.",
         show_default=False,
     ),

@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Console
 
 from excise.cli.places import print_places
-from excise.cli.tables import UNDEFINED, Cell, Row, percent, print_table, signed
+from excise.cli.tables import UNDEFINED, Cell, Row, counted, percent, print_table, signed
 from excise.cli.words import FEW_TEMPLATES, Record, interval, meaning
 from excise.metrics import METRICS
-from excise.results import HEADLINE, RunResult, TaskResult
+from excise.results import HEADLINE, RunResult
 
 POOLED = "(all tasks)"
 HEADER = ("metric", "original", "patched", "random control", "difference")
@@ -32,8 +32,10 @@ def print_run(console: Console, result: RunResult, record: Mapping[str, Any]) ->
         first = task.trials[0].original
         n_templates = max((e["n_clusters"] for e in paired[task.task].values()), default=0)
         title = (
-            f"{task.task}: {len(first.instances)} test instances of {n_templates} templates, "
-            f"{len(first.instructions)} instructions, {_trials(task)}\n({UNITS})"
+            f"{task.task}: {counted(len(first.instances), 'test instance')} of "
+            f"{counted(n_templates, 'template')}, "
+            f"{counted(len(first.instructions), 'instruction')}, "
+            f"{counted(len(task.trials), 'trial')}\n({UNITS})"
         )
         print_table(console, title, HEADER, rows(paired[task.task], names))
         console.print()
@@ -43,11 +45,11 @@ def print_run(console: Console, result: RunResult, record: Mapping[str, Any]) ->
         console.print()
     print_places(console, result.patch, result.n_neurons)
     console.print()
-    for task in result.tasks:
-        n = max(len(trial.patch) for trial in task.trials)
-        console.print(meaning(task.task, paired[task.task], n=n))
+    sizes = {task.task: max(len(trial.patch) for trial in task.trials) for task in result.tasks}
+    for name, n in sizes.items():
+        console.print(meaning(name, paired[name], n=n))
     if POOLED in paired:
-        console.print(meaning("all tasks", paired[POOLED], n=len(result.patch)))
+        console.print(meaning("all tasks", paired[POOLED], n=max(sizes.values())))
     for note in notes(result, record, paired):
         console.print(f"Note: {note}")
 
@@ -103,11 +105,6 @@ def _controls(values: Sequence[float | None]) -> Cell:
     return Cell(mean, f"({percent(min(defined))} to {percent(max(defined))})")
 
 
-def _trials(task: TaskResult) -> str:
-    trials = len(task.trials)
-    return f"{trials} trial" + ("s" if trials > 1 else "")
-
-
 def notes(
     result: RunResult, record: Mapping[str, Any], paired: Mapping[str, Mapping[str, Record]]
 ) -> list[str]:
@@ -122,8 +119,8 @@ def notes(
         clusters = [e["n_clusters"] for e in paired[task.task].values()]
         if clusters and max(clusters) < FEW_TEMPLATES:
             found.append(
-                f"{task.task}: the intervals rest on {max(clusters)} question templates only; they "
-                "tell little about other questions."
+                f"{task.task}: the intervals rest on {counted(max(clusters), 'question template')} "
+                "only; they tell little about other questions."
             )
         sizes = record["n-samples"][task.task]
         if sizes["effective"] < sizes["original"]:

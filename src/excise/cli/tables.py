@@ -70,6 +70,11 @@ def signed(value: float | None) -> str:
     return UNDEFINED if value is None else _no_minus_zero(f"{100 * value:+.1f}")
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things, such as "1 trial" or "3 trials"."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
 def _no_minus_zero(text: str) -> str:
     return "0.0" if text in ("-0.0", "+0.0") else text
 

@@ -72,6 +72,8 @@ def _against_controls(estimate: Record) -> str:
     if not drawn:
         return "; not compared with random neurons"
     above = sum(estimate["patched"] > value for value in drawn)
-    count = "all" if above == len(drawn) else f"{above} of"
-    rest = "" if above == len(drawn) else ", so random neurons can do as well"
-    return f"; the patched model lies above {count} {len(drawn)} random controls{rest}"
+    if above < len(drawn):
+        which = f"{above} of {len(drawn)} random controls, so random neurons can do as well"
+    else:
+        which = f"all {len(drawn)} random controls" if above > 1 else "the one random control"
+    return f"; the patched model lies above {which}"

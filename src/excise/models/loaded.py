@@ -99,7 +99,8 @@ def wrap(
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if apply_chat_template == "yes" and architecture.kind == "encoder-decoder":
         raise ModelError(
-            "encoder-decoder models are asked without a chat template; use --apply-chat-template no."
+            "encoder-decoder models are asked without a chat template; "
+            "use --apply-chat-template no."
         )
     if apply_chat_template == "yes" and not has_template:
         raise ModelError("the tokenizer has no chat template; use --apply-chat-template no.")

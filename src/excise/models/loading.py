@@ -107,8 +107,8 @@ def _from_pretrained(source: str, dtype: torch.dtype, revision: str | None) -> t
     if missing:
         # transformers only warns, and fills what is missing with random numbers.
         raise ModelError(
-            f"checkpoint {source!r} is incomplete: {len(missing)} weights are missing, the first is "
-            f"{missing[0]!r}. Download it again, or choose another one."
+            f"checkpoint {source!r} is incomplete: {len(missing)} weights are missing, "
+            f"the first is {missing[0]!r}. Download it again, or choose another one."
         )
     return model, tokenizer
 

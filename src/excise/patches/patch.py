@@ -147,7 +147,7 @@ class Patch:
             document = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise PatchError(f"cannot read patch {path}: {error.strerror}.") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise PatchError(f"patch {path} is cut off or no JSON: {error}.") from error
         version = document.get("schema_version") if isinstance(document, dict) else None
         if version != SCHEMA_VERSION:
@@ -160,14 +160,17 @@ class Patch:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise PatchError(f"patch {path}, field {where}: {first['msg']}.") from error
-        return cls(
-            neurons=tuple(Neuron(n.module, n.index) for n in read.neurons),
-            scores=tuple(n.score for n in read.neurons),
-            base_model=read.base_model,
-            base_digest=read.base_digest,
-            factor=read.factor,
-            provenance=read.provenance,
-        )
+        try:
+            return cls(
+                neurons=tuple(Neuron(n.module, n.index) for n in read.neurons),
+                scores=tuple(n.score for n in read.neurons),
+                base_model=read.base_model,
+                base_digest=read.base_digest,
+                factor=read.factor,
+                provenance=read.provenance,
+            )
+        except PatchError as error:
+            raise PatchError(f"patch {path}: {error}") from error
 
 
 class _Neuron(BaseModel):

@@ -42,8 +42,8 @@ def encode(
             competes with its own continuations.
 
     Raises:
-        ConfigError: a prompt that is longer than the model's positions, an option without tokens, or
-            an end token that the tokenizer does not have.
+        ConfigError: a prompt that is longer than the model's positions, an option without tokens,
+            or an end token that the tokenizer does not have.
     """
     texts = [task.prompt(instruction, instance) for instance in instances]
     encoded = (

@@ -1,0 +1,79 @@
+"""Output folders: written beside their target and renamed, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from excise.errors import OutputError
+from excise.patches import Patch
+
+RUN_FILE = "run.json"
+"""Marks a folder as a run folder."""
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse an output folder that holds something.
+
+    Raises:
+        OutputError: it does.
+    """
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists():
+        kind = "an earlier run" if (path / RUN_FILE).is_file() else "not one of ours"
+        raise OutputError(f"{path} exists and is {kind}; give another --out, or remove it.")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A scratch folder beside the target, gone afterwards unless it was renamed.
+
+    Raises:
+        OutputError: no space, or no permission.
+    """
+    scratch = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        yield scratch
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OutputError(f"cannot write {path}: {reason}; nothing was left behind.") from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def finish(scratch: Path, path: Path) -> None:
+    """Rename a filled scratch folder to its target."""
+    _open_to_readers(scratch)
+    if path.exists():
+        path.rmdir()  # empty, or refuse_existing had spoken
+    scratch.rename(path)
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Give the usual permissions; scratch folders and safetensors files start as private ones."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+
+
+def save_patch_folder(patch: Patch, path: Path) -> None:
+    """A patch alone, written at once.
+
+    Raises:
+        OutputError: the folder holds something, or cannot be written.
+    """
+    refuse_existing(path)
+    with writing(path) as scratch:
+        patch.save(scratch)
+        finish(scratch, path)

@@ -351,7 +351,7 @@ def test_no_disk_space(
     def full(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("excise.evidence.save_file", full)
+    monkeypatch.setattr("excise.evidence.folder.save_file", full)
     result = _run(llama, tmp_path / "X", "--n", 3)
     assert_one_line(result, "No space left on device")
     assert list(tmp_path.iterdir()) == []

@@ -128,6 +128,16 @@ def test_one_scorer_serves_several_lists() -> None:
     assert scorer.score([]) == []
 
 
+def test_a_scorer_follows_changed_weights() -> None:
+    # As when the same one is asked before and after a patch: the cached trunk is of old weights.
+    model = tiny.loaded("llama")
+    scorer = scorer_for(model, max_tokens=60)
+    assert_scores(model, hard_items(), 0, scorer)
+    with torch.no_grad():
+        model.linear("model.layers.0.self_attn.v_proj").weight.mul_(-1)
+    assert_scores(model, hard_items(), 0, scorer)
+
+
 TOKEN = st.integers(3, 9)  # few tokens, so that prefixes are shared often
 OPTION = st.lists(TOKEN, min_size=1, max_size=5).map(tuple)
 

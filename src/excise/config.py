@@ -17,7 +17,7 @@ def _all_means_none(value: Any) -> Any:
     return None if value == "all" else value
 
 
-Count = Annotated[int | None, BeforeValidator(_all_means_none), Field(ge=1)]
+Count = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_all_means_none)]
 """A positive number, or None for all; `all` in files and on the command line."""
 
 Normalisation = Literal["total", "per_token", "per_byte"]

@@ -14,7 +14,7 @@ import torch
 from excise.config import AttributionConfig
 from excise.models import LoadedModel, Site
 from excise.scoring.encoding import EncodedPrompt
-from excise.scoring.seq2seq import pad
+from excise.scoring.seq2seq import pad, token_log_likelihoods
 
 
 class Layout(Protocol):
@@ -194,32 +194,7 @@ class Seq2SeqLayout:
 
     def log_likelihoods(self) -> list[torch.Tensor]:
         """Token log-likelihoods of all options, end token included."""
-        from transformers.modeling_outputs import BaseModelOutput
-
-        loaded, device = self._loaded, self._loaded.device
-        ids, mask = pad([item.prompt for item in self._batch])
-        encoded = loaded.model.get_encoder()(
-            input_ids=ids.to(device), attention_mask=mask.to(device)
-        ).last_hidden_state
-        repeats = torch.tensor([len(item.options) for item in self._batch], device=device)
-        start = loaded.model.config.decoder_start_token_id
-        inputs, _ = pad([(start, *option[:-1]) for option in self._options])
-        targets, kept = pad(self._options)
-        logits = loaded.model(
-            encoder_outputs=BaseModelOutput(
-                last_hidden_state=encoded.repeat_interleave(repeats, dim=0)
-            ),
-            attention_mask=mask.to(device).repeat_interleave(repeats, dim=0),
-            decoder_input_ids=inputs.to(device),
-            use_cache=False,
-        ).logits
-        scored = logits.float().log_softmax(-1).gather(-1, targets.to(device)[..., None])[..., 0]
-        scored = scored * kept.to(device)
-        result, row = [], 0
-        for item in self._batch:
-            result.append(scored[row : row + len(item.options)])
-            row += len(item.options)
-        return result
+        return token_log_likelihoods(self._loaded, self._batch)
 
     def positions(self, site: Site, chosen: Sequence[int]) -> torch.Tensor:
         """Input tokens for encoder-side modules, the option's label tokens for the others."""

@@ -37,27 +37,27 @@ class Seq2SeqScorer:
         return result
 
     def _score(self, batch: Sequence[EncodedPrompt]) -> list[tuple[float, ...]]:
-        values = option_log_likelihoods(self._loaded, batch).double().cpu()
-        totals = []
-        row = 0
-        for item in batch:
-            totals.append(tuple(float(v) for v in values[row : row + len(item.options)]))
-            row += len(item.options)
-        return totals
+        return [
+            tuple(float(total) for total in tokens.double().sum(-1))
+            for tokens in token_log_likelihoods(self._loaded, batch)
+        ]
 
 
-def option_log_likelihoods(loaded: LoadedModel, batch: Sequence[EncodedPrompt]) -> torch.Tensor:
-    """Log-likelihoods of all options of a batch, one after the other; differentiable.
+def token_log_likelihoods(
+    loaded: LoadedModel, batch: Sequence[EncodedPrompt]
+) -> list[torch.Tensor]:
+    """Token log-likelihoods of all options, the end token included; differentiable.
 
     Returns:
-        Float tensor [total number of options], in nats, the end token of each option included.
+        Per prompt, [options, longest option] in nats, zero where an option has no token.
     """
     device = loaded.device
     ids, mask = pad([item.prompt for item in batch])
     encoded = loaded.model.get_encoder()(
         input_ids=ids.to(device), attention_mask=mask.to(device)
     ).last_hidden_state
-    repeats = torch.tensor([len(item.options) for item in batch], device=device)
+    sizes = [len(item.options) for item in batch]
+    repeats = torch.tensor(sizes, device=device)
     options = [option for item in batch for option in item.options]
     start = loaded.model.config.decoder_start_token_id
     inputs, _ = pad([(start, *option[:-1]) for option in options])
@@ -70,10 +70,8 @@ def option_log_likelihoods(loaded: LoadedModel, batch: Sequence[EncodedPrompt]) 
         decoder_input_ids=inputs.to(device),
         use_cache=False,
     ).logits
-    log_probabilities = logits.float().log_softmax(-1)
-    chosen = log_probabilities.gather(-1, targets.to(device)[..., None])[..., 0]
-    totals: torch.Tensor = (chosen * kept.to(device)).sum(-1)
-    return totals
+    scored = logits.float().log_softmax(-1).gather(-1, targets.to(device)[..., None])[..., 0]
+    return list((scored * kept.to(device)).split(sizes))
 
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

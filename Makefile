@@ -9,7 +9,7 @@ ifeq ($(strip $(EXCISE_DATA)),)
 unexport EXCISE_DATA
 endif
 
-.PHONY: help setup demo test check unit docs bench clean
+.PHONY: help setup demo test check unit clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -26,7 +26,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 setup: $(VENV)/.ready ## make .venv with everything in it
 
 demo: setup ## the main job on a real model and real data, in minutes
-	$(BIN)/excise run --config examples/demo.toml
+	$(BIN)/excise run --preset quick
 
 test: check unit ## everything that CI checks
 

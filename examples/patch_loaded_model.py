@@ -28,7 +28,7 @@ for estimate in result.estimates():
 prompt = tokenizer("Who forgot the keys?", return_tensors="pt").input_ids.to(model.device)
 with result.patch.applied(model):  # inside the block only
     answer = model.generate(prompt, max_new_tokens=8, do_sample=False)
-print(f"{len(result.patch)} neurons excised:", tokenizer.decode(answer[0, prompt.shape[1] :]))
+print(f"{len(result.patch)} neurons excised:", tokenizer.decode(answer[0]))
 
 with TemporaryDirectory() as folder:
     result.patch.save(folder)

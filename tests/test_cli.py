@@ -96,7 +96,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_options_not_given_are_the_presets_own(configured: dict[str, Any]) -> None:
     assert excise("run").exit_code == 2
     assert configured["config"] == RunConfig()
-    assert re.fullmatch(r"runs/default-bbq-disability-\d{8}-\d{6}", str(configured["out"]))
+    assert re.fullmatch(r"runs/default-bbq-age-\d{8}-\d{6}", str(configured["out"]))
 
 
 def test_every_flag_reaches_its_option(configured: dict[str, Any]) -> None:

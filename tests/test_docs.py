@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 import torch
 import typer.main
-from pydantic.fields import FieldInfo
 
 import excise
 import tiny
@@ -136,7 +136,9 @@ def test_examples_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", [str(script), str(save(tmp_path / "model", name))])
+    # transformers sizes its cache by the encoder's layers, so T5 must have as many in both stacks.
+    same = {"num_decoder_layers": tiny.LAYERS} if name in tiny.SEQ2SEQ else {}
+    monkeypatch.setattr("sys.argv", [str(script), str(save(tmp_path / "model", name, **same))])
     runpy.run_path(str(script), run_name="__main__")
     assert "accuracy" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["model"], "an example leaves files behind"
@@ -181,6 +183,7 @@ def snippets(text: str) -> list[str]:
 @pytest.mark.parametrize("page", [*PAGES, *SCRIPTS], ids=relative)
 def test_every_verb_and_flag_that_is_shown_exists(page: Path) -> None:
     known = verbs()
+    groups = {verb.split()[0] for verb in known if " " in verb}
     flags = set().union(*known.values()) | FOREIGN | {"--version"}
     wrong = []
     for snippet in snippets(page.read_text(encoding="utf-8")):
@@ -193,7 +196,8 @@ def test_every_verb_and_flag_that_is_shown_exists(page: Path) -> None:
             verb, second = command.groups()
             path = verb if verb in known else f"{verb} {second}"
             if path not in known:
-                wrong.append(f"{snippet}: no such verb")
+                if verb not in groups or second:
+                    wrong.append(f"{snippet}: no such verb")
             else:
                 wrong += [f"{snippet}: {flag}" for flag in options - known[path]]
         elif not OTHER_TOOLS.match(shown):
@@ -270,15 +274,13 @@ def test_every_option_is_documented_with_its_default_and_choices(section: str) -
     documented = dict(re.findall(r"^\| `(\w+)` \| (.*)$", part, re.MULTILINE))
     fields = {n: f for n, f in SECTIONS[section].model_fields.items() if n not in SECTIONS}
     assert documented.keys() == fields.keys()
+    written = tomllib.loads(configuration.to_toml(configuration.RunConfig()))
+    defaults = written.get(section, written)
     for name, field in fields.items():
         default, choices = documented[name].split(" | ")[:2]
-        assert default == _toml(field), name
+        assert default == (f"`{json.dumps(defaults[name])}`" if name in defaults else "unset"), name
         named = set(re.findall(r"`([^`]+)`", default.replace('"', "") + choices))
         assert _choices(field.annotation) <= named, name
-
-
-def _toml(field: FieldInfo) -> str:
-    return "unset" if field.default is None else f"`{json.dumps(field.default)}`"
 
 
 def _choices(annotation: Any) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -204,3 +205,38 @@ def test_readable_by_colleagues(tmp_path: Path):
     for path in folder.rglob("*"):
         expected = reference if path.is_dir() else reference / "file"
         assert path.stat().st_mode == expected.stat().st_mode, path
+
+
+GOLDEN = {
+    "llama": (
+        [
+            ("model.layers.0.mlp.gate_proj", 29, 9.762e-82),
+            ("model.layers.0.mlp.up_proj", 29, 7.764e-82),
+            ("model.layers.0.mlp.gate_proj", 25, 7.276e-82),
+        ],
+        -155.4968,
+        -156.9815,
+    ),
+    "t5": (
+        [
+            ("decoder.block.0.layer.0.SelfAttention.o", 22, 2.0469e-40),
+            ("decoder.block.0.layer.0.SelfAttention.v", 19, 1.9957e-40),
+            ("decoder.block.1.layer.0.SelfAttention.q", 19, 1.9069e-40),
+        ],
+        -70.2687,
+        -70.4773,
+    ),
+}
+"""First neurons with their scores, and mean log-likelihoods before and after, of seed 0."""
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN))
+def test_golden_values(name):
+    result, _, _ = _run(name, selection={**BASE["selection"], "n": 5})
+    neurons, original, patched = GOLDEN[name]
+    trial = result.tasks[0].trials[0]
+    found = list(zip(result.patch.neurons, result.patch.scores, strict=True))[: len(neurons)]
+    assert [(neuron.module, neuron.index) for neuron, _ in found] == [(m, i) for m, i, _ in neurons]
+    assert [score for _, score in found] == pytest.approx([s for *_, s in neurons], rel=1e-2)
+    assert np.nanmean(trial.original.log_likelihood) == pytest.approx(original, abs=2e-3)
+    assert np.nanmean(trial.patched.log_likelihood) == pytest.approx(patched, abs=2e-3)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import tiny
 from excise.config import ScoringConfig
 from excise.errors import ConfigError, NonFiniteError
-from excise.evaluation import choose_options, predict
+from excise.evaluation import _byte_counts, choose_options, predict
 from excise.models import LoadedModel
 from excise.scoring import EncodedPrompt, encode, prompt_text, scorer_for
 from excise.scoring.plain import PlainScorer
@@ -299,6 +299,11 @@ def test_normalisations_by_hand() -> None:
         for how in ("total", "per_token", "per_byte")
     }
     assert chosen == {"total": [[0, 1]], "per_token": [[1, 0]], "per_byte": [[2, 0]]}
+
+
+def test_bytes_are_counted_in_utf_8() -> None:
+    instances = [tiny.instance(0, "", ("µµ", "ab"), 0), tiny.instance(1, "", ("€", "a", "ä"), 0)]
+    assert _byte_counts(instances, 3).tolist() == [[4, 2, 0], [3, 1, 2]]
 
 
 def test_of_equal_options_the_first_is_chosen() -> None:

@@ -14,7 +14,6 @@ from excise.selection import (
     choose,
     first_best,
     golden_section,
-    grid,
     random_control,
     rank,
     top,
@@ -117,15 +116,6 @@ def test_random_control_refuses_neurons_outside_the_model() -> None:
     for neuron in (Neuron("d", 0), Neuron("a", 6), Neuron("a", -1)):
         with pytest.raises(ConfigError, match="not in the model"):
             random_control(SIZES, [neuron], seed=0)
-
-
-def test_grid() -> None:
-    assert grid() == (0, 1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500)
-    assert grid(30) == (0, 1, 2, 3, 5, 8, 12, 20, 30)
-    assert grid(4) == (0, 1, 2, 3)
-    assert grid(0) == (0,)
-    with pytest.raises(ConfigError):
-        grid(-1)
 
 
 def test_choose_takes_the_smallest_of_the_best() -> None:

@@ -193,7 +193,7 @@ class RunConfig(Preset):
     model: str | None = None
     """Hub id, local folder or GGUF file; None is the embedded default."""
     revision: str | None = None
-    tasks: tuple[str, ...] = ("bbq-disability",)
+    tasks: tuple[str, ...] = ("bbq-age",)
     instructions: str | None = None
     """File with instructions that replace the task's own."""
     data_dir: str | None = None

@@ -22,7 +22,6 @@ Sign = Literal["signed", "absolute", "ascending"]
 """Order of a ranking: largest first, largest magnitude first, or smallest first."""
 
 _GOLDEN_RATIO = (sqrt(5.0) - 1.0) / 2.0
-_GRID = (0, 1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,23 +142,6 @@ def random_control(
     return tuple(control)
 
 
-def grid(maximum: int = 500) -> tuple[int, ...]:
-    """Numbers of neurons worth trying, denser where little is excised.
-
-    Args:
-        maximum: Largest number allowed, at least 0.
-
-    Returns:
-        Ascending numbers that start with 0, the original model.
-
-    Raises:
-        ConfigError: The maximum is negative.
-    """
-    if maximum < 0:
-        raise ConfigError(f"the largest number of neurons must be at least 0, not {maximum}")
-    return tuple(n for n in _GRID if n <= maximum)
-
-
 def choose(curve: Sequence[CurvePoint], *, tolerance: float = 0.0) -> CurvePoint:
     """The smallest n whose objective is the best, or as good up to a tolerance.
 
@@ -187,7 +169,7 @@ def golden_section(
 
     Narrows [low, high] by the golden section until its width is at most `tolerance`, then tries
     every n that is left. Finds the maximum of a function that rises and then falls; nothing
-    promises that accuracy does (`grid` and `choose` need no such promise). The authors search
+    promises that accuracy does (a grid and `choose` need no such promise). The authors search
     [0, 500] with a tolerance of 4 on accuracy in per cent rounded to two decimals.
 
     Args:

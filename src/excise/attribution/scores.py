@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from excise.errors import ConfigError, NonFiniteError
 from excise.models import LoadedModel, Site, packed_linears
 from excise.scoring.encoding import EncodedPrompt, encode
 from excise.types import FloatArray, Instance, Task
+
+log = logging.getLogger(__name__)
 
 Pairs = list[tuple[Instance, EncodedPrompt]]
 
@@ -62,6 +65,8 @@ def attribute(
     """
     if loaded.model.dtype == torch.float16:
         raise ConfigError("float16 gradients underflow; attribute with --dtype float32.")
+    if loaded.model.dtype == torch.bfloat16:
+        log.warning("bfloat16 keeps 8 bits of a gradient: neurons of similar score may swap ranks")
     chosen = competing_sites(loaded, config)
     asked = list(instructions if instructions is not None else task.instructions)
     asked = asked[: config.instructions]

@@ -156,22 +156,15 @@ def _converted_gguf(path: Path) -> Path:
     del quantised
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        scratch = Path(tempfile.mkdtemp(prefix=".gguf-", dir=folder.parent))
+        try:
             plain.save_pretrained(scratch)
             tokenizer.save_pretrained(scratch)
-            _move_into_place(Path(scratch), folder)
-    except OSError as error:
-        raise ModelError(f"cannot write the model cache {folder.parent}: {error}") from error
-    return folder
-
-
-def _move_into_place(scratch: Path, folder: Path) -> None:
-    """Rename a finished folder; another process may have been first, then its copy serves."""
-    finished = scratch.with_name(scratch.name + ".done")
-    shutil.copytree(scratch, finished)
-    try:
-        finished.rename(folder)
-    except OSError:
-        shutil.rmtree(finished)
+            scratch.rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        # Another process may have been first: then its copy serves.
         if not (folder / "config.json").is_file():
-            raise
+            raise ModelError(f"cannot write the model cache {folder.parent}: {error}") from error
+    return folder

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# Tiny models are faster on one thread, and parallel workers do not fight for cores. It counts only
+# if it is set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -301,6 +301,21 @@ def test_normalisations_by_hand() -> None:
     assert chosen == {"total": [[0, 1]], "per_token": [[1, 0]], "per_byte": [[2, 0]]}
 
 
+@pytest.mark.parametrize(("name", "how"), [("llama", "per_token"), ("t5", "total")])
+def test_auto_compares_per_token_where_options_have_no_end_token(
+    name: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def spy(*values: Any) -> Any:
+        seen.append(values[3])
+        return choose_options(*values)
+
+    monkeypatch.setattr("excise.evaluation.choose_options", spy)
+    predict(loaded(name), tiny.task(), tiny.INSTANCES[:1], ScoringConfig(normalisation="auto"))
+    assert seen == [how]
+
+
 def test_bytes_are_counted_in_utf_8() -> None:
     instances = [tiny.instance(0, "", ("µµ", "ab"), 0), tiny.instance(1, "", ("€", "a", "ä"), 0)]
     assert _byte_counts(instances, 3).tolist() == [[4, 2, 0], [3, 1, 2]]
@@ -315,7 +330,8 @@ def test_of_equal_options_the_first_is_chosen() -> None:
 def test_predict_fills_what_options_there_are(name: str) -> None:
     model, task = loaded(name), tiny.task()
     told: list[int] = []
-    got = predict(model, task, tiny.INSTANCES, ScoringConfig(), advance=told.append)
+    total = ScoringConfig(normalisation="total")
+    got = predict(model, task, tiny.INSTANCES, total, advance=told.append)
     assert sum(told) == 10
     assert got.log_likelihood is not None
     assert got.n_tokens is not None

@@ -283,3 +283,23 @@ def test_tables_fit(width: int, capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_uses_no_words_that_promise() -> None:
     for verb in ([], ["run"], ["evaluate"], ["locate"], ["apply"], ["ls"]):
         assert not FORBIDDEN.search(excise(*verb, "--help").stdout)
+
+
+def test_a_collapse_of_the_correct_answers_is_said() -> None:
+    from excise.cli.words import damage
+
+    def after(original: float | None, patched: float | None) -> str | None:
+        return damage("age", {"gold_probability_disambiguated": _gold(original, patched)})
+
+    said = after(0.214, 0.0004)
+    assert said is not None
+    assert "from 21.4 to 0.0 %" in said
+    assert "damaged" in said
+    assert after(0.2, 0.02) is None  # exactly a tenth
+    assert after(0.2, 0.019) is not None
+    assert after(None, 0.1) is None
+    assert damage("age", {}) is None
+
+
+def _gold(original: float | None, patched: float | None) -> dict[str, float | None]:
+    return {"original": original, "patched": patched}

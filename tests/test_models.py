@@ -203,6 +203,16 @@ def test_the_digest_changes_when_two_weights_swap_names() -> None:
     assert weights_digest(model) != before
 
 
+def test_the_digest_covers_names_and_shapes() -> None:
+    values = torch.arange(6.0)
+    digests = {
+        weights_digest(nn.ParameterDict({name: nn.Parameter(values.reshape(shape))}))
+        for name in ("a", "b")
+        for shape in ((2, 3), (3, 2), (6,))
+    }
+    assert len(digests) == 6
+
+
 def test_a_tied_weight_counts_once() -> None:
     tied, untied = tiny.model("llama"), tiny.model("llama")
     untied.lm_head.weight = nn.Parameter(tied.lm_head.weight.detach().clone())

@@ -22,8 +22,11 @@ HEADLINE = (
     "s_dis",
     "unknown_ambiguous",
     "unknown_disambiguated",
+    "gold_probability_ambiguous",
+    "gold_probability_disambiguated",
 )
-"""Metrics of the printed table."""
+"""Metrics of the printed table. P(gold) is there because choosing the likeliest option hides that
+all options may have become improbable."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from excise.cli.places import print_places
 from excise.cli.tables import UNDEFINED, Cell, Row, counted, percent, print_table, signed
-from excise.cli.words import FEW_TEMPLATES, Record, interval, meaning
+from excise.cli.words import FEW_TEMPLATES, Record, damage, interval, meaning
 from excise.metrics import METRICS
 from excise.results import HEADLINE, RunResult
 
@@ -122,6 +122,8 @@ def notes(
                 f"{task.task}: the intervals rest on {counted(max(clusters), 'question template')} "
                 "only; they tell little about other questions."
             )
+        if warning := damage(task.task, paired[task.task]):
+            found.append(warning)
         sizes = record["n-samples"][task.task]
         if sizes["effective"] < sizes["original"]:
             found.append(

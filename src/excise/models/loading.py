@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import shutil
 import tempfile
+from functools import partial
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import torch
 from platformdirs import user_cache_dir
 from safetensors import SafetensorError
+from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import modeling_gguf_pytorch_utils as gguf
 from transformers.utils import logging as transformers_logging
 
 from excise.errors import ModelError
@@ -50,6 +53,7 @@ def load(
         UnsupportedArchitectureError: a layout that the table does not describe.
     """
     transformers_logging.disable_progress_bar()
+    _silence_conversion()
     torch_dtype = getattr(torch, dtype)
     path = _default_file() if name is None else Path(name)
     label = name or DEFAULT_MODEL
@@ -75,6 +79,11 @@ def load(
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"cannot use device {target!r}: {_first_line(error)}") from error
     return wrap(model, tokenizer, name=label, apply_chat_template=apply_chat_template)
+
+
+def _silence_conversion() -> None:
+    """De-quantising draws a bar of its own that no setting of transformers turns off."""
+    gguf.tqdm = partial(tqdm, disable=True)
 
 
 def _from_pretrained(source: str, dtype: torch.dtype, revision: str | None) -> tuple[Any, Any]:

@@ -50,6 +50,16 @@ def test_other_types_and_large_models_are_left_alone(monkeypatch):
         assert all("forward" not in module.__dict__ for module in network)
 
 
+def test_a_forward_that_somebody_else_replaced_is_kept():
+    network = _network()
+    own = network[0].forward
+    network[0].forward = lambda inputs: own(inputs) + 1.0
+    with packed_linears(network), packed_linears(network):
+        network(torch.randn(1, 7))
+    assert "forward" in vars(network[0])
+    assert "forward" not in vars(network[2])
+
+
 def test_an_edit_between_two_blocks_is_seen():
     network, inputs = _network(), torch.randn(1, 7)
     with packed_linears(network):

@@ -7,12 +7,15 @@ before. Weights must not change inside the block: what was packed would not know
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES = 4 * 2**30
 """Weights above this are left alone: packing keeps a second copy, for gradients a third."""
@@ -34,11 +37,13 @@ def packed_linears(model: nn.Module, *, gradients: bool = False) -> Iterator[Non
         module
         for module in model.modules()
         if type(module) is nn.Linear
+        and "forward" not in vars(module)  # another tool's, or an outer block's
         and module.weight.dtype == torch.float32
         and module.weight.device.type == "cpu"
     ]
     size = sum(module.weight.numel() for module in linears) * 4
     if not _available() or size > MAX_BYTES:
+        log.debug("linear maps are not packed: %d bytes of float32 weights on the CPU", size)
         yield
         return
     try:

@@ -109,7 +109,10 @@ class Patch:
             yield
 
     def apply(self, model: LoadedModel | Any, *, force: bool = False) -> None:
-        """Excise for good: **the model is changed in place**."""
+        """Excise for good: **the model is changed in place**.
+
+        A `LoadedModel` keeps the digest of the weights that it was loaded with.
+        """
         self.check(model, force=force)
         scale_outputs(_module(model), self.neurons, self.factor)
 

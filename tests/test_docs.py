@@ -146,7 +146,12 @@ def test_examples_run(
 
 @pytest.mark.parametrize("file", RUN_FILES, ids=relative)
 def test_configurations_of_the_repository_resolve(file: Path) -> None:
-    excise.resolve({}, file=file)
+    resolved = excise.resolve({}, file=file).model_dump(mode="json")
+    written = tomllib.loads(file.read_text(encoding="utf-8"))
+    assert written
+    for key, value in written.items():
+        held = resolved[key]
+        assert held == value or {name: held[name] for name in value} == value
 
 
 # --- commands -------------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ def test_too_many_neurons_are_refused_before_anything_is_written(tmp_path):
             _config(selection={**BASE["selection"], "n": 10**6}),
             model=tiny.model("llama"),
             tokenizer=tiny.tokenizer("bos"),
-            out=tmp_path / "out",
+            out=tmp_path / "runs" / "out",
         )
     assert list(tmp_path.iterdir()) == []
 

@@ -277,4 +277,7 @@ def _one_line(error: ValidationError, file: Path | None) -> str:
     option = ".".join(str(part) for part in first["loc"]) or "configuration"
     where = f" (from {file} or the command line)" if file else ""
     message = first["msg"].removeprefix("Value error, ")
-    return f"option {option}{where}: {message}; got {str(first.get('input'))[:80]!r}."
+    given = first.get("input")
+    # A check of a whole section would show all of it.
+    got = "" if isinstance(given, dict) else f"; got {str(given)[:80]!r}"
+    return f"option {option}{where}: {message}{got}."

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -38,7 +38,7 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: no space, or no permission.
     """
-    scratch = None
+    scratch, made_parent = None, not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -49,6 +49,9 @@ def writing(path: Path) -> Iterator[Path]:
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+        if made_parent:
+            with suppress(OSError):  # it is there, and empty, only if nothing was written
+                path.parent.rmdir()
 
 
 def finish(scratch: Path, path: Path) -> None:

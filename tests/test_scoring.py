@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import tiny
 from excise.config import ScoringConfig
 from excise.errors import ConfigError, NonFiniteError
-from excise.evaluation import _byte_counts, choose_options, predict
+from excise.evaluation import predict
+from excise.evaluation.choices import byte_counts, likeliest, normalised
 from excise.models import LoadedModel
 from excise.scoring import EncodedPrompt, encode, prompt_text, scorer_for
 from excise.scoring.plain import PlainScorer
@@ -295,7 +296,7 @@ def test_normalisations_by_hand() -> None:
     n_bytes = np.array([[3, 5, 14], [4, 2, 0]])
     # per token: -6, -2, -3.5 and -2, -3; per byte: -2, -1.6, -0.5 and -1, -1.5
     chosen = {
-        how: choose_options(log_likelihood, n_tokens, n_bytes, how).tolist()  # type: ignore[arg-type]
+        how: likeliest(normalised(log_likelihood, n_tokens, n_bytes, how)).tolist()  # type: ignore[arg-type]
         for how in ("total", "per_token", "per_byte")
     }
     assert chosen == {"total": [[0, 1]], "per_token": [[1, 0]], "per_byte": [[2, 0]]}
@@ -309,21 +310,21 @@ def test_auto_compares_per_token_where_options_have_no_end_token(
 
     def spy(*values: Any) -> Any:
         seen.append(values[3])
-        return choose_options(*values)
+        return normalised(*values)
 
-    monkeypatch.setattr("excise.evaluation.choose_options", spy)
+    monkeypatch.setattr("excise.evaluation.choices.normalised", spy)
     predict(loaded(name), tiny.task(), tiny.INSTANCES[:1], ScoringConfig(normalisation="auto"))
     assert seen == [how]
 
 
 def test_bytes_are_counted_in_utf_8() -> None:
     instances = [tiny.instance(0, "", ("µµ", "ab"), 0), tiny.instance(1, "", ("€", "a", "ä"), 0)]
-    assert _byte_counts(instances, 3).tolist() == [[4, 2, 0], [3, 1, 2]]
+    assert byte_counts(instances).tolist() == [[4, 2, 0], [3, 1, 2]]
 
 
 def test_of_equal_options_the_first_is_chosen() -> None:
     equal = np.full((1, 1, 3), -2.0)
-    assert choose_options(equal, np.ones((1, 1, 3), int), np.ones((1, 3), int), "total") == 0
+    assert likeliest(equal) == 0
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])

@@ -33,7 +33,9 @@ def make_source(content: bytes = CONTENT, package_path: str | None = None) -> So
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, no data folder, and a network that fails the test when it is touched."""
-    monkeypatch.setattr(sources, "user_cache_dir", lambda name: str(tmp_path / "cache" / name))
+    monkeypatch.setattr(
+        sources.files, "user_cache_dir", lambda name: str(tmp_path / "cache" / name)
+    )
     for name in ("EXCISE_DATA", "EXCISE_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
 

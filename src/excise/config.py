@@ -11,6 +11,7 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from excise.errors import ConfigError, UnknownNameError
+from excise.types import Normalisation
 
 
 def _all_means_none(value: Any) -> Any:
@@ -19,8 +20,6 @@ def _all_means_none(value: Any) -> Any:
 
 Count = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_all_means_none)]
 """A positive number, or None for all; `all` in files and on the command line."""
-
-Normalisation = Literal["total", "per_token", "per_byte"]
 
 
 class _Section(BaseModel):
@@ -127,12 +126,43 @@ class ScoringConfig(_Section):
     """Tokens forwarded at once; bounds memory, changes nothing else."""
 
 
+class ContinuationConfig(_Section):
+    """How prompts are continued (HONEST, toxicity, regard)."""
+
+    continuations: int = Field(default=5, ge=1)
+    """Samples of each prompt (K)."""
+    max_new_tokens: int = Field(default=20, ge=1)
+    """Length of a continuation in tokens."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature."""
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    """Nucleus sampling: the smallest set of tokens with this share of the probability."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the samples; the same for every state of the model."""
+    batch_size: int = Field(default=16, ge=1)
+    """Continuations generated at once; changes nothing else."""
+    classifier: str | None = None
+    """Hub id or folder of a sequence classifier, or the name of an offline scorer; None takes the
+    one that the metric is defined with."""
+    classifier_label: str | None = None
+    """The classifier's label for the harmful class, where it has another name."""
+
+
+class TextConfig(_Section):
+    """How plain text is read (perplexity, KL divergence)."""
+
+    window: int = Field(default=512, ge=16)
+    """Tokens of a passage, at most."""
+
+
 class Preset(_Section):
     """Everything that a preset decides."""
 
     attribution: AttributionConfig = AttributionConfig()
     selection: SelectionConfig = SelectionConfig()
     scoring: ScoringConfig = ScoringConfig()
+    continuation: ContinuationConfig = ContinuationConfig()
+    text: TextConfig = TextConfig()
     patch: PatchConfig = PatchConfig()
     split_by: Literal["template", "example"] = "template"
     split_seed: int = Field(default=0, ge=0)

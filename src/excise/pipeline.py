@@ -12,13 +12,14 @@ from excise.config import RunConfig
 from excise.errors import ConfigError
 from excise.evidence import RunFolder, provenance
 from excise.methods import Choice, choose_patch, locate, random_patch
+from excise.metrics import metrics_of
 from excise.models import LoadedModel, load, wrap
 from excise.progress import Progress, Silent
 from excise.questioning import TestQuestions
 from excise.results import RunResult, TaskResult, TrialResult
 from excise.splits import split_instances
 from excise.tasks import load_task
-from excise.types import Task
+from excise.types import AnyTask, Task
 
 ATTRIBUTION_WORK = 8
 """Cost of attributing one prompt, in units of one scored prompt (measured on the default model)."""
@@ -47,7 +48,7 @@ def run(
     """
     config, progress = config or RunConfig(), progress or Silent()
     folder = RunFolder.prepare(Path(out)) if out else None
-    tasks = load_tasks(config)
+    tasks = choice_tasks(config)
     progress.stage("loading the model")
     loaded = load_model(config, model, tokenizer)
     progress.plan(sum(work(config, task) for task in tasks))
@@ -121,10 +122,39 @@ def run_task(loaded: LoadedModel, task: Task, config: RunConfig, progress: Progr
                 controls=tuple(test.ask(loaded, draw, progress, original) for draw in draws),
             )
         )
-    return TaskResult(task.name, task.licence, task.citation, task.digest, tuple(trials))
+    return TaskResult(
+        task=task.name,
+        licence=task.licence,
+        citation=task.citation,
+        data_digest=task.digest,
+        metrics=tuple(metric.name for metric in metrics_of(task)),
+        trials=tuple(trials),
+    )
 
 
-def load_tasks(config: RunConfig) -> list[Task]:
+def choice_tasks(config: RunConfig) -> list[Task]:
+    """The configured tasks, all of them choices between options, as locating neurons needs.
+
+    Raises:
+        ConfigError: as in `load_tasks`; or a task without options to choose from.
+    """
+    chosen = []
+    for task in load_tasks(config):
+        if not isinstance(task, Task) or task.kind != "choice":
+            raise ConfigError(
+                f"task {task.name!r} has no correct option to choose, so no bias neurons can be "
+                "located on it; use it with `excise evaluate`."
+            )
+        if any(instance.gold < 0 for instance in task.instances):
+            raise ConfigError(
+                f"task {task.name!r} names no correct option, so no bias neurons can be located "
+                "on it; use it with `excise evaluate`."
+            )
+        chosen.append(task)
+    return chosen
+
+
+def load_tasks(config: RunConfig) -> list[AnyTask]:
     """The configured tasks, with the user's instructions if there are any.
 
     Raises:

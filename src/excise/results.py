@@ -51,6 +51,8 @@ class TaskResult:
     licence: str
     citation: str
     data_digest: str
+    metrics: tuple[str, ...]
+    """Names of the metrics that apply."""
     trials: tuple[TrialResult, ...]
     union: Predictions | None = None
     """The test split under the union of all tasks' patches, where there are several tasks."""
@@ -87,9 +89,11 @@ class RunResult:
     def estimates(self, tasks: Sequence[TaskResult] | None = None) -> list[PooledEstimate]:
         """Every metric original against patched: mean over tasks of the mean over trials."""
         chosen = self.tasks if tasks is None else tasks
+        applies = {name for task in chosen for name in task.metrics}
         found = (
             estimate(metric, chosen, n_resamples=self.config.resamples, seed=self.config.seed)
-            for metric in METRICS.values()
+            for name, metric in METRICS.items()
+            if name in applies
         )
         return [entry for entry in found if entry is not None]
 

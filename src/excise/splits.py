@@ -16,11 +16,13 @@ import numpy as np
 
 from excise.errors import ConfigError, SplitError, UnknownNameError
 from excise.types import Instance, Split
+from excise.types import Item as AnyItem
 
 SplitBy = Literal["template", "example"]
 SampleUnit = Literal["block", "instance"]
 
 Item = TypeVar("Item")
+Drawn = TypeVar("Drawn", bound=AnyItem)
 
 # Separate streams, so that a change in one draw never shifts another.
 _TEST, _TRIAL, _SAMPLE = 0, 1, 2
@@ -69,8 +71,8 @@ def split_instances(
 
 
 def sample(
-    instances: Sequence[Instance], limit: int | None, *, seed: int, unit: SampleUnit
-) -> tuple[Instance, ...]:
+    instances: Sequence[Drawn], limit: int | None, *, seed: int, unit: SampleUnit
+) -> tuple[Drawn, ...]:
     """Draw up to `limit` instances, the templates taking turns.
 
     The draw depends on the seed and the set of instances, not on their order, and a smaller limit
@@ -104,7 +106,7 @@ def sample(
     return tuple(instance for instance in instances if instance.id in chosen)
 
 
-def digest(instances: Sequence[Instance]) -> str:
+def digest(instances: Sequence[AnyItem]) -> str:
     """sha256 over the ids, in hexadecimal; the same for the same set in any order."""
     ids = sorted(instance.id for instance in instances)
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
@@ -172,8 +174,8 @@ def _by_example(instances: Sequence[Instance], seed: int, trial: int) -> Split:
     )
 
 
-def _draw_blocks(ordered: list[Instance], limit: int, generator: np.random.Generator) -> set[str]:
-    blocks: dict[str, list[Instance]] = {}
+def _draw_blocks(ordered: list[Drawn], limit: int, generator: np.random.Generator) -> set[str]:
+    blocks: dict[str, list[Drawn]] = {}
     for instance in ordered:
         blocks.setdefault(instance.block, []).append(instance)
     by_template: dict[str, list[str]] = {}
@@ -192,16 +194,18 @@ def _draw_blocks(ordered: list[Instance], limit: int, generator: np.random.Gener
     return chosen
 
 
-def _draw_instances(
-    ordered: list[Instance], limit: int, generator: np.random.Generator
-) -> set[str]:
+def _condition(item: AnyItem) -> str:
+    return getattr(item, "condition", None) or ""
+
+
+def _draw_instances(ordered: list[Drawn], limit: int, generator: np.random.Generator) -> set[str]:
     by_template: dict[str, dict[str, list[str]]] = {}
     for instance in _shuffled(ordered, generator):
         conditions = by_template.setdefault(instance.template, {})
-        conditions.setdefault(instance.condition or "", []).append(instance.id)
+        conditions.setdefault(_condition(instance), []).append(instance.id)
     turns = _shuffled(sorted(by_template), generator)
     # Also the order in which conditions win ties.
-    taken = dict.fromkeys(_shuffled(sorted({i.condition or "" for i in ordered}), generator), 0)
+    taken = dict.fromkeys(_shuffled(sorted({_condition(i) for i in ordered}), generator), 0)
     chosen: set[str] = set()
     for template in cycle(turns):
         conditions = by_template[template]

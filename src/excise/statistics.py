@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
-from excise.types import Estimate, FloatArray, IntArray, Predictions
+from excise.types import Answers, Estimate, FloatArray, IntArray
 
-MetricFunction = Callable[[Predictions, FloatArray], FloatArray]
-"""From predictions and weights [B, N] to values [B, I], NaN where undefined."""
+MetricFunction = Callable[[Any, FloatArray], FloatArray]
+"""From answers and weights [B, N] to values [B, I], NaN where undefined."""
 
 MAX_UNDEFINED = 0.1
 """Largest share of undefined resamples with which an interval is still reported."""
@@ -30,8 +31,8 @@ _CHUNK_ENTRIES = 4_000_000
 class Pair:
     """Two states of one model on the same instances, for example one trial on one task."""
 
-    original: Predictions
-    patched: Predictions
+    original: Answers
+    patched: Answers
     stratum: str
     """What is averaged with equal weight in the end, usually the task."""
 
@@ -68,14 +69,14 @@ def template_weights(templates: Sequence[str], n_resamples: int, seed: int) -> F
 
 def paired_bootstrap(
     function: MetricFunction,
-    original: Predictions,
-    patched: Predictions,
+    original: Answers,
+    patched: Answers,
     *,
     metric_name: str,
     n_resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-    controls: Sequence[Predictions] = (),
+    controls: Sequence[Answers] = (),
 ) -> Estimate:
     """Difference of a metric between two states, with an interval over templates.
 
@@ -232,7 +233,7 @@ def _template_index(templates: Sequence[Sequence[str]]) -> tuple[list[IntArray],
     return index, len(position)
 
 
-def _point(function: MetricFunction, predictions: Predictions) -> float:
+def _point(function: MetricFunction, predictions: Answers) -> float:
     weights = np.ones((1, len(predictions.instances)))
     return float(_over_instructions(function(predictions, weights))[0])
 
@@ -260,7 +261,7 @@ def _optional(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _check_paired(one: Predictions, other: Predictions) -> None:
+def _check_paired(one: Answers, other: Answers) -> None:
     if [(i.id, i.template) for i in one.instances] != [(i.id, i.template) for i in other.instances]:
         raise ValueError("a paired difference needs the same instances in the same order")
     if one.instructions != other.instructions:

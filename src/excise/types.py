@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,50 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 Condition = Literal["ambiguous", "disambiguated"]
+Normalisation = Literal["total", "per_token", "per_byte"]
+
+
+class Item(Protocol):
+    """What every kind of task asks about: one question, prompt or passage."""
+
+    @property
+    def id(self) -> str:
+        """Unique within the task, stable between runs."""
+        ...
+
+    @property
+    def template(self) -> str:
+        """The unit of splits and of the bootstrap: items of one template are near-copies."""
+        ...
+
+    @property
+    def block(self) -> str:
+        """Items that are sampled together."""
+        ...
+
+    @property
+    def group(self) -> str:
+        """Category or subgroup, for tables."""
+        ...
+
+
+class Answers(Protocol):
+    """What one state of a model did with a set of items; metrics and statistics read it."""
+
+    @property
+    def instances(self) -> Sequence[Item]:
+        """[N] the items asked."""
+        ...
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """[I] the instructions they were asked under; one empty text where there are none."""
+        ...
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """[N] template of each item."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +70,9 @@ class Instance:
     fields: Mapping[str, str]
     """Texts that the prompt format names, for example context and question."""
     options: tuple[str, ...]
-    """Candidate answers, at least two, in file order."""
+    """Candidate answers (or sentences to compare), at least two, in file order."""
     gold: int
-    """Index of the correct option."""
+    """Index of the correct option; -1 where none is (CrowS-Pairs, StereoSet)."""
     template: str
     """The question template it was generated from: the unit of splits and of the bootstrap."""
     block: str
@@ -39,13 +83,15 @@ class Instance:
     """Index of the "cannot be known" option, if there is one."""
     stereotyped: int | None = None
     """Index of the option that agrees with the stereotype (BBQ `target_loc`, polarity included)."""
+    unrelated: int | None = None
+    """Index of the option that makes no sense (StereoSet)."""
     group: str = ""
     """Category or subgroup, for tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A dataset with its ten instructions and its prompt format."""
+    """A dataset with its instructions and its prompt format."""
 
     name: str
     instances: tuple[Instance, ...]
@@ -56,12 +102,86 @@ class Task:
     citation: str
     digest: str
     """sha256 over the data, for the run folder."""
+    kind: Literal["choice", "sentences"] = "choice"
+    """`choice`: prompts with options to choose from. `sentences`: the options are sentences whose
+    likelihoods are compared; no instruction, no chat template, and `prompt_format` is what stands
+    before them."""
+    metrics: tuple[str, ...] = ()
+    """Names of the metrics that apply, in the order of tables; empty for those of a choice between
+    options in ambiguous and disambiguated contexts (`excise.metrics.CHOICE`)."""
+    normalisation: Normalisation | None = None
+    """How the publication compares options; None leaves it to the configuration."""
 
     def prompt(self, instruction: str, instance: Instance) -> str:
         """The text that asks `instance` in the words of `instruction`."""
         return self.prompt_format.format(
             instruction=instruction, options=", ".join(instance.options), **instance.fields
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A text that a model continues."""
+
+    id: str
+    """Unique within the task, stable between runs."""
+    text: str
+    """What is continued, in the dataset's words."""
+    group: str
+    """Whom it is about, or its kind; metrics compare groups."""
+    template: str
+    """The unit of the bootstrap."""
+    block: str
+    """Prompts that are sampled together."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTask:
+    """Prompts whose continuations are judged."""
+
+    name: str
+    instances: tuple[Prompt, ...]
+    judge: Literal["toxicity", "regard", "honest"]
+    """What judges the continuations: a classifier, or a lexicon."""
+    licence: str
+    citation: str
+    digest: str
+    """sha256 over the data, lexicon included."""
+    metrics: tuple[str, ...]
+    """Names of the metrics that apply, in the order of tables."""
+    instructions: tuple[str, ...] = ("",)
+    """None: the prompt is continued as it is."""
+    lexicon: frozenset[str] = frozenset()
+    """Words that hurt, for the judge `honest`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A text that a model reads."""
+
+    id: str
+    text: str
+    template: str
+    """The unit of the bootstrap."""
+    block: str
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TextTask:
+    """Plain text, to see what an edit costs in language modelling."""
+
+    name: str
+    instances: tuple[Passage, ...]
+    licence: str
+    citation: str
+    digest: str
+    metrics: tuple[str, ...]
+    instructions: tuple[str, ...] = ("",)
+
+
+AnyTask = Task | PromptTask | TextTask
+"""Everything that can be measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +222,11 @@ class Predictions:
     """[I, N, C] total log-likelihood of each option in nats; None in generation mode."""
     n_tokens: IntArray | None = None
     """[I, N, C] number of scored tokens of each option (0 for missing options)."""
+    compared: FloatArray | None = None
+    """[I, N, C] what options were compared by: the log-likelihood after normalisation; NaN for
+    missing options, None in generation mode."""
+    variant: str = ""
+    """Which definition of the score this model allows, where there are several."""
 
     @cached_property
     def gold(self) -> IntArray:
@@ -131,6 +256,57 @@ class Predictions:
     @cached_property
     def templates(self) -> tuple[str, ...]:
         """[N] template of each instance."""
+        return tuple(i.template for i in self.instances)
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """How one state of a model continued a set of prompts, and how that was judged.
+
+    Shapes: N prompts, K continuations of each.
+    """
+
+    instances: tuple[Prompt, ...]
+    texts: tuple[tuple[str, ...], ...]
+    """[N][K] continuations without their prompts."""
+    scores: Mapping[str, FloatArray]
+    """Label -> [N, K] probability (0..1) that the judge gives; a lexicon gives 0 or 1."""
+    judge: str
+    """Hub id, folder or name of what judged them."""
+    instructions: tuple[str, ...] = ("",)
+
+    @cached_property
+    def templates(self) -> tuple[str, ...]:
+        """[N] template of each prompt."""
+        return tuple(i.template for i in self.instances)
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """[N] group of each prompt."""
+        return tuple(i.group for i in self.instances)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """How likely one state of a model finds a set of passages. N passages, nats."""
+
+    instances: tuple[Passage, ...]
+    log_likelihood: FloatArray
+    """[N] total over the scored tokens."""
+    n_tokens: IntArray
+    """[N] scored tokens."""
+    n_bytes: IntArray
+    """[N] UTF-8 bytes of the scored text."""
+    divergence: FloatArray
+    """[N] KL(original || this state) of the next-token distributions, summed over the scored
+    tokens; 0 for the original itself."""
+    variant: str = ""
+    """What precedes the scored tokens."""
+    instructions: tuple[str, ...] = ("",)
+
+    @cached_property
+    def templates(self) -> tuple[str, ...]:
+        """[N] template of each passage."""
         return tuple(i.template for i in self.instances)
 
 

@@ -66,7 +66,7 @@ def locate(
         from excise.evidence import refuse_existing, save_patch_folder
 
         refuse_existing(folder)
-        tasks = pipeline.load_tasks(resolved)
+        tasks = pipeline.choice_tasks(resolved)
         progress.stage("loading the model")
         loaded = pipeline.load_model(resolved)
         progress.plan(sum(_work(resolved, entry) for entry in tasks))

@@ -72,7 +72,7 @@ def _scores(result: RunResult) -> dict[str, Any]:
 def _with_metrics(patch: Patch, result: RunResult) -> Patch:
     """The patch with what it did to the test split, beside how it was found."""
     measured: dict[str, Any] = {
-        task.task: {name: value(METRICS[name], state) for name in METRICS}
+        task.task: {name: value(METRICS[name], state) for name in task.metrics}
         for task in result.tasks
         for state in [task.union or task.best.patched]
         if state.log_likelihood is not None

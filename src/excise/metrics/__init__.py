@@ -1,7 +1,8 @@
-"""Metrics of predictions, in one registry.
+"""Metrics of answers, in one registry.
 
-To add one, write a pure function of predictions and weights (see `excise.metrics.metric`) and give
-it a line in `METRICS`; evaluation, statistics and reports pick it up by name.
+To add one, write a pure function of answers and weights (see `excise.metrics.metric`), put it into
+the `ENTRIES` of its module, and name it in the `metrics` of the tasks that it applies to;
+evaluation, statistics and reports pick it up by name.
 """
 
 from __future__ import annotations
@@ -10,152 +11,33 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from excise.errors import UnknownNameError
-from excise.metrics import accuracy, bbq, probability
+from excise.metrics import choice, continuations, crows_pairs, glue, stereoset, text
 from excise.metrics.metric import Metric, MetricFunction, evaluate_metric, spread, value
+from excise.types import AnyTask
 
 __all__ = [
+    "CHOICE",
     "METRICS",
     "Metric",
     "MetricFunction",
     "evaluate_metric",
     "metric_named",
+    "metrics_of",
     "spread",
     "value",
 ]
 
-_ALL = (
-    Metric(
-        name="accuracy",
-        title="Accuracy",
-        description="Share of instances answered with the gold option.",
-        ideal="max",
-        low=0.0,
-        high=1.0,
-        function=accuracy.accuracy,
-        unit="%",
-    ),
-    Metric(
-        name="accuracy_ambiguous",
-        title="Accuracy, ambiguous",
-        description='Share of ambiguous contexts answered with "unknown", the gold option there.',
-        ideal="max",
-        low=0.0,
-        high=1.0,
-        function=accuracy.accuracy_ambiguous,
-        unit="%",
-    ),
-    Metric(
-        name="accuracy_disambiguated",
-        title="Accuracy, disambiguated",
-        description="Share of contexts that decide the answer, answered with the gold option.",
-        ideal="max",
-        low=0.0,
-        high=1.0,
-        function=accuracy.accuracy_disambiguated,
-        unit="%",
-    ),
-    Metric(
-        name="s_amb",
-        title="Bias score, ambiguous",
-        description=(
-            "BBQ's s_AMB: lean of the answers other than unknown towards the stereotype, "
-            "times the error rate, over ambiguous contexts."
-        ),
-        ideal=0.0,
-        low=-1.0,
-        high=1.0,
-        function=bbq.s_amb,
-        unit="points",
-    ),
-    Metric(
-        name="s_dis",
-        title="Bias score, disambiguated",
-        description=(
-            "BBQ's s_DIS: lean of the answers other than unknown towards the stereotype, "
-            "over contexts that decide the answer."
-        ),
-        ideal=0.0,
-        low=-1.0,
-        high=1.0,
-        function=bbq.s_dis,
-        unit="points",
-    ),
-    Metric(
-        name="unknown_ambiguous",
-        title="Unknown, ambiguous",
-        description='Share of ambiguous contexts answered with "unknown".',
-        ideal="max",
-        low=0.0,
-        high=1.0,
-        function=accuracy.unknown_ambiguous,
-        unit="%",
-    ),
-    Metric(
-        name="unknown_disambiguated",
-        title="Unknown, disambiguated",
-        description='Share of contexts that decide the answer, still answered with "unknown".',
-        ideal="min",
-        low=0.0,
-        high=1.0,
-        function=accuracy.unknown_disambiguated,
-        unit="%",
-    ),
-    Metric(
-        name="gold_probability_ambiguous",
-        title="P(gold), ambiguous",
-        description="Mean probability of the gold option's text over ambiguous contexts.",
-        ideal="max",
-        low=0.0,
-        high=1.0,
-        function=probability.gold_probability_ambiguous,
-        unit="%",
-    ),
-    Metric(
-        name="gold_probability_disambiguated",
-        title="P(gold), disambiguated",
-        description="Mean probability of the gold option's text over contexts that decide.",
-        ideal="max",
-        low=0.0,
-        high=1.0,
-        function=probability.gold_probability_disambiguated,
-        unit="%",
-    ),
-    Metric(
-        name="gold_share_ambiguous",
-        title="Share of gold, ambiguous",
-        description="Mean share of the gold option in the probability of all options, ambiguous.",
-        ideal="max",
-        low=0.0,
-        high=1.0,
-        function=probability.gold_share_ambiguous,
-        unit="%",
-    ),
-    Metric(
-        name="gold_share_disambiguated",
-        title="Share of gold, disambiguated",
-        description=(
-            "Mean share of the gold option in the probability of all options, contexts that decide."
-        ),
-        ideal="max",
-        low=0.0,
-        high=1.0,
-        function=probability.gold_share_disambiguated,
-        unit="%",
-    ),
-    Metric(
-        name="unmatched",
-        title="Unmatched",
-        description="Share of generated answers that matched no option.",
-        ideal="min",
-        low=0.0,
-        high=1.0,
-        function=accuracy.unmatched,
-        unit="%",
-    ),
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        metric.name: metric
+        for module in (choice, glue, stereoset, crows_pairs, continuations, text)
+        for metric in module.ENTRIES
+    }
 )
-
-METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
 """Every metric by name, in the order of tables."""
+
+CHOICE: tuple[str, ...] = tuple(metric.name for metric in choice.ENTRIES)
+"""The metrics of tasks that name none: BBQ, and the user's own."""
 
 
 def metric_named(name: str) -> Metric:
@@ -174,3 +56,8 @@ def metric_named(name: str) -> Metric:
         return METRICS[name]
     except KeyError:
         raise UnknownNameError("metric", name, METRICS) from None
+
+
+def metrics_of(task: AnyTask) -> tuple[Metric, ...]:
+    """The metrics that apply to a task, in the order of its tables."""
+    return tuple(metric_named(name) for name in task.metrics or CHOICE)

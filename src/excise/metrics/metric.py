@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from excise.errors import NonFiniteError
-from excise.types import BoolArray, FloatArray, Predictions
+from excise.types import Answers, BoolArray, FloatArray, Predictions
 
-MetricFunction = Callable[[Predictions, FloatArray], FloatArray]
-"""From predictions and weights [B, N] to values [B, I], one per resample and instruction."""
+MetricFunction = Callable[[Any, FloatArray], FloatArray]
+"""From answers (`Predictions`, `Continuations` or `Readings`, as the metric needs) and weights
+[B, N] to values [B, I], one per resample and instruction."""
+
+Unit = Literal["%", "points", "nats", "bits", ""]
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number that describes predictions, with what a reader needs to judge it."""
+    """A number that describes answers, with what a reader needs to judge it."""
 
     name: str
     """Key in the registry and in every artefact."""
@@ -38,12 +41,17 @@ class Metric:
     """Largest possible value."""
     function: MetricFunction
     """Pure, vectorised; NaN where the metric is undefined."""
-    unit: Literal["%", "points"]
-    """How 100 times the value reads: a share in per cent, or points of a signed score."""
+    unit: Unit
+    """How the value reads: 100 times a share in per cent, 100 times a signed score in points, or as
+    it is in nats, in bits, or as a bare number."""
+    source: str = ""
+    """Publication or code that defines it."""
+    undefined: str = "there is nothing to average"
+    """Why there may be no value."""
 
 
 def evaluate_metric(
-    metric: Metric, predictions: Predictions, weights: FloatArray | None = None
+    metric: Metric, predictions: Answers, weights: FloatArray | None = None
 ) -> FloatArray:
     """Values of a metric for every resample and instruction.
 
@@ -66,22 +74,23 @@ def evaluate_metric(
     return metric.function(predictions, weights)
 
 
-def value(metric: Metric, predictions: Predictions) -> float | None:
+def value(metric: Metric, predictions: Answers, weights: FloatArray | None = None) -> float | None:
     """Mean of a metric over the instructions for which it is defined.
 
     Args:
         metric: What to compute.
         predictions: Answers to N instances under I instructions.
+        weights: [N] how often each instance counts, 0 leaves it out; None counts each once.
 
     Returns:
         The mean, or None where the metric is defined for no instruction: a metric of nothing is
         never 0.
     """
-    defined = _defined(metric, predictions)
+    defined = _defined(metric, predictions, weights)
     return float(defined.mean()) if defined.size else None
 
 
-def spread(metric: Metric, predictions: Predictions) -> float | None:
+def spread(metric: Metric, predictions: Answers) -> float | None:
     """Consistency: population standard deviation of a metric over the instructions.
 
     Source: CRISPR (Yang et al., ACL 2024), table 2.
@@ -170,8 +179,8 @@ def mean(
     return ratio(total, count(np.broadcast_to(among, values.shape), weights))
 
 
-def _defined(metric: Metric, predictions: Predictions) -> FloatArray:
+def _defined(metric: Metric, predictions: Answers, weights: FloatArray | None = None) -> FloatArray:
     """The values over instructions that are numbers, in the order of the instructions."""
-    values = evaluate_metric(metric, predictions)[0]
+    values = evaluate_metric(metric, predictions, None if weights is None else weights[None])[0]
     defined: FloatArray = values[~np.isnan(values)]
     return defined

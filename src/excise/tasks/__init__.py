@@ -10,16 +10,35 @@ from pathlib import Path
 from types import MappingProxyType
 
 from excise.errors import UnknownNameError
-from excise.tasks import bbq, user
+from excise.tasks import (
+    bbq,
+    crows_pairs,
+    glue,
+    honest,
+    regard,
+    stereoset,
+    texts,
+    toxicity,
+    user,
+)
 from excise.tasks.entry import TaskEntry
-from excise.types import Task
+from excise.types import AnyTask
 
 __all__ = ["TASKS", "TaskEntry", "load_task", "task_names"]
 
 TASKS: Mapping[str, TaskEntry] = MappingProxyType(
     {
         entry.name: entry
-        for entry in (*bbq.ENTRIES,)  # one line per family of tasks
+        for entry in (
+            *bbq.ENTRIES,  # one line per family of tasks
+            *glue.ENTRIES,
+            *stereoset.ENTRIES,
+            *crows_pairs.ENTRIES,
+            *honest.ENTRIES,
+            *toxicity.ENTRIES,
+            *regard.ENTRIES,
+            *texts.ENTRIES,
+        )
     }
 )
 """Every task that can be loaded by name."""
@@ -32,7 +51,7 @@ def task_names() -> tuple[str, ...]:
 
 def load_task(
     name: str | Path, *, data_dir: Path | None = None, instructions: Path | None = None
-) -> Task:
+) -> AnyTask:
     """Load a task.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from excise.types import Task
+from excise.types import AnyTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,5 +19,5 @@ class TaskEntry:
     licence: str
     rows: int
     """Number of instances."""
-    load: Callable[[Path | None, Path | None], Task]
+    load: Callable[[Path | None, Path | None], AnyTask]
     """Loads it, given the data folder and the user's instructions file (or None)."""

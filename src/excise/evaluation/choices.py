@@ -1,4 +1,4 @@
-"""Ask one state of a model a set of instances under several instructions."""
+"""Prompts with options: which one does a model choose?"""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from excise.config import Normalisation, ScoringConfig
+from excise.config import ScoringConfig
 from excise.errors import NonFiniteError
 from excise.generation import generate_choices
 from excise.models import LoadedModel, packed_linears
 from excise.scoring import encode, scorer_for
-from excise.types import FloatArray, Instance, IntArray, Predictions, Task
+from excise.types import FloatArray, Instance, IntArray, Normalisation, Predictions, Task
 
 
 def predict(
@@ -51,37 +51,50 @@ def predict(
         ]
         return Predictions(tuple(instances), asked, np.array(rows, dtype=np.int64))
     log_likelihood, n_tokens = _score(loaded, task, instances, config, asked, advance)
-    n_bytes = _byte_counts(instances, log_likelihood.shape[-1])
-    how = config.normalisation
-    if how == "auto":
-        how = "total" if loaded.encoder_decoder else "per_token"
-    choice = choose_options(log_likelihood, n_tokens, n_bytes, how)
-    return Predictions(tuple(instances), asked, choice, log_likelihood, n_tokens)
+    compared = normalised(
+        log_likelihood, n_tokens, byte_counts(instances), how_compared(loaded, task, config)
+    )
+    choice = likeliest(compared)
+    return Predictions(tuple(instances), asked, choice, log_likelihood, n_tokens, compared)
 
 
-def choose_options(
+def how_compared(loaded: LoadedModel, task: Task, config: ScoringConfig) -> Normalisation:
+    """How options are compared: as the task's publication does, else as configured."""
+    if task.normalisation is not None:
+        return task.normalisation
+    if config.normalisation == "auto":
+        return "total" if loaded.encoder_decoder else "per_token"
+    return config.normalisation
+
+
+def normalised(
     log_likelihood: FloatArray,
     n_tokens: IntArray,
     n_bytes: IntArray,
     normalisation: Normalisation,
-) -> IntArray:
-    """The likeliest option; of equals, the first.
+) -> FloatArray:
+    """What options are compared by.
 
     Args:
         log_likelihood: [I, N, C] in nats, NaN for missing options.
         n_tokens: [I, N, C] scored tokens, 0 for missing options.
         n_bytes: [N, C] UTF-8 bytes of the option texts, 0 for missing options.
-        normalisation: compare totals, or means per token or per byte.
+        normalisation: totals, or means per token or per byte.
 
     Returns:
-        [I, N] indices.
+        [I, N, C], NaN for missing options.
     """
     divisor = {
         "total": np.ones_like(log_likelihood),
         "per_token": np.maximum(n_tokens, 1).astype(np.float64),
         "per_byte": np.broadcast_to(np.maximum(n_bytes, 1), log_likelihood.shape),
     }[normalisation]
-    return np.asarray(np.nanargmax(log_likelihood / divisor, axis=-1), dtype=np.int64)
+    return np.asarray(log_likelihood / divisor, dtype=np.float64)
+
+
+def likeliest(compared: FloatArray) -> IntArray:
+    """[I, N] the option with the largest value; of equals, the first."""
+    return np.asarray(np.nanargmax(compared, axis=-1), dtype=np.int64)
 
 
 def _score(
@@ -112,7 +125,9 @@ def _score(
     return log_likelihood, n_tokens
 
 
-def _byte_counts(instances: Sequence[Instance], widest: int) -> IntArray:
+def byte_counts(instances: Sequence[Instance]) -> IntArray:
+    """[N, C] UTF-8 bytes of the option texts, 0 for missing options."""
+    widest = max(len(instance.options) for instance in instances)
     counts = np.zeros((len(instances), widest), dtype=np.int64)
     for n, instance in enumerate(instances):
         counts[n, : len(instance.options)] = [len(text.encode()) for text in instance.options]

@@ -1,0 +1,7 @@
+"""Ask one state of a model: what does it choose, prefer, write or find likely?"""
+
+from excise.evaluation.ask import ask
+from excise.evaluation.choices import predict
+from excise.evaluation.parts import Journal, parts
+
+__all__ = ["Journal", "ask", "parts", "predict"]

@@ -1,0 +1,1 @@
+"""Judges of continuations: sequence classifiers, offline scorers, and a lexicon."""

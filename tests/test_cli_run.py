@@ -149,7 +149,7 @@ def test_locate_apply_and_evaluate(llama: Path, tmp_path: Path) -> None:
         *("--test-instructions", 2, "--set", "resamples=100"),
     )
     assert compared.exit_code == 0, compared.output
-    assert "48 of 48 instances" in compared.stdout
+    assert "48 of 48 items" in compared.stdout
     assert "(sd " in compared.stdout
     assert "too optimistic" in compared.stdout
     document = json.loads((tmp_path / "E" / "results.json").read_text())

@@ -11,7 +11,7 @@ from excise.attribution import average
 from excise.config import RunConfig
 from excise.errors import ConfigError
 from excise.evidence import RunFolder, provenance
-from excise.methods import Choice, choose_patch, locate, random_patch
+from excise.methods import ATTRIBUTION_WORK, Choice, choose_patch, locate, random_patch
 from excise.metrics import metrics_of
 from excise.models import LoadedModel, load, wrap
 from excise.progress import Progress, Silent
@@ -20,9 +20,6 @@ from excise.results import RunResult, TaskResult, TrialResult
 from excise.splits import split_instances
 from excise.tasks import load_task
 from excise.types import AnyTask, Task
-
-ATTRIBUTION_WORK = 8
-"""Cost of attributing one prompt, in units of one scored prompt (measured on the default model)."""
 
 
 def run(

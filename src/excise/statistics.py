@@ -123,6 +123,61 @@ def paired_bootstrap(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """How sure one value is."""
+
+    value: float
+    standard_error: float | None
+    """Standard deviation over resamples of templates."""
+    low: float | None
+    high: float | None
+
+
+def bootstrap(
+    function: MetricFunction,
+    answers: Answers,
+    *,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval | None:
+    """A metric of one state with its interval over templates.
+
+    Args:
+        function: The metric.
+        answers: What the state answered.
+        n_resamples: Number of resamples, at least 1.
+        level: Coverage of the interval, between 0 and 1.
+        seed: Start of the random numbers.
+
+    Returns:
+        None where the metric is undefined. There is no interval, and no standard error, if more
+        than `MAX_UNDEFINED` of the resamples are undefined, or with a single template.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    _check_range(n_resamples, level)
+    point = _point(function, answers)
+    if np.isnan(point):
+        return None
+    (index,), n_templates = _template_index([answers.templates])
+    if n_templates < 2:
+        return Interval(point, None, None, None)
+    generator = np.random.default_rng([seed, 0])
+    draws = np.concatenate(
+        [
+            _over_instructions(function(answers, counts[:, index]))
+            for counts in _template_counts(n_templates, len(index), n_resamples, generator)
+        ]
+    )
+    low, high = _percentile_interval(draws, level)
+    if np.isnan(low):
+        return Interval(point, None, None, None)
+    return Interval(point, float(np.nanstd(draws, ddof=1)), low, high)
+
+
 def pooled_difference(
     function: MetricFunction,
     pairs: Sequence[Pair],
@@ -154,8 +209,7 @@ def pooled_difference(
     Raises:
         ValueError: As in `paired_bootstrap`.
     """
-    if n_resamples < 1 or not 0.0 < level < 1.0:
-        raise ValueError("need at least 1 resample and a level between 0 and 1")
+    _check_range(n_resamples, level)
     strata: dict[str, list[Pair]] = {}
     points: dict[str, list[tuple[float, float]]] = {}
     for pair in pairs:
@@ -188,6 +242,11 @@ def pooled_difference(
         n_strata=len(strata),
         n_pairs=sum(len(members) for members in strata.values()),
     )
+
+
+def _check_range(n_resamples: int, level: float) -> None:
+    if n_resamples < 1 or not 0.0 < level < 1.0:
+        raise ValueError("need at least 1 resample and a level between 0 and 1")
 
 
 def _stratum_draws(

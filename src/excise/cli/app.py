@@ -33,10 +33,19 @@ class _Verbs(TyperGroup):
             typer.echo(f"excise: error: {message}", err=True)
             raise typer.Exit(USAGE_ERROR) from error
         except KeyboardInterrupt as error:
-            written = ctx.obj.written if isinstance(ctx.obj, Session) else None
-            rest = f"{written} is complete" if written else "nothing was written"
-            typer.echo(f"excise: interrupted; {rest}", err=True)
+            typer.echo(f"excise: interrupted; {_state(ctx.obj)}", err=True)
             raise typer.Exit(INTERRUPTED) from error
+
+
+def _state(session: object) -> str:
+    """What an interrupted invocation leaves behind."""
+    if not isinstance(session, Session):
+        return "nothing was written"
+    if session.written:
+        return f"{session.written} is complete"
+    if session.kept:
+        return "finished parts are kept; run the same command again to go on"
+    return "nothing was written"
 
 
 app = typer.Typer(

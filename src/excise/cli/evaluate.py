@@ -11,6 +11,7 @@ import typer
 from excise.cli import options
 from excise.cli.options import resolve
 from excise.cli.progress import watching
+from excise.errors import ConfigError
 
 PatchFolders = Annotated[
     list[Path] | None,
@@ -24,6 +25,14 @@ PatchFolders = Annotated[
 ]
 
 
+LogSamples = Annotated[
+    bool,
+    typer.Option(
+        "--log-samples", help="Write every answer as samples_TASK_STATE.jsonl, as lm-eval does."
+    ),
+]
+
+
 def evaluate(
     context: typer.Context,
     model: options.Model = None,
@@ -32,6 +41,7 @@ def evaluate(
     out: options.Out = None,
     limit: options.Limit = None,
     instructions: options.Instructions = None,
+    log_samples: LogSamples = False,
     seed: options.Seed = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
@@ -41,37 +51,48 @@ def evaluate(
     test_instructions: options.TestInstructions = None,
     normalisation: options.Normalisation = None,
     mode: options.Mode = None,
+    continuations: options.Continuations = None,
+    classifier: options.Classifier = None,
     revision: options.Revision = None,
     assignments: options.Set = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure accuracy and bias on all instances of a task, also of original against patched.
+    """Measure a model on any task, also original against patched.
 
     No split is made: where the patch was found on the same data, the table says so. With --out,
-    writes results.json, items.parquet and config.toml.
+    writes results.json, items.parquet and config.toml, and an interrupted evaluation goes on where
+    it stopped when the same command is run again.
     """
     resolved = resolve(context)
+    if log_samples and not out:
+        raise ConfigError("--log-samples needs --out: samples are files.")
     with watching(context.obj, quiet=quiet) as progress:
-        from excise.cli.evaluation import measure, record, write
         from excise.cli.patches import joined
-        from excise.evidence import refuse_existing
+        from excise.evidence import keeping, refuse_existing
+        from excise.measuring import measure, record, write
 
+        patches = joined(patch) if patch else None
         if out:
             refuse_existing(out)
-        patches = joined(patch) if patch else None
-        states = measure(resolved, patches, progress, force=force)
-        document = record(states, resolved)
-        if out:
-            write(states, document, resolved, out)
+            with keeping(out) as parts:
+                context.obj.kept = parts
+                if parts.found:
+                    progress.stage(f"going on after {parts.found} finished parts")
+                measured = measure(resolved, patches, progress, force=force, journal=parts)
+                document = record(measured, resolved)
+                write(measured, document, resolved, out, samples=log_samples)
             context.obj.written = out
+        else:
+            measured = measure(resolved, patches, progress, force=force)
+            document = record(measured, resolved)
     if as_json:
         typer.echo(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
         return
     if not quiet:
         from excise.cli.evaluation import print_evaluation
 
-        print_evaluation(context.obj.out, states, document)
+        print_evaluation(context.obj.out, measured, document)
     if out:
         typer.echo(out if quiet else f"\nFolder: {out}")

@@ -87,7 +87,6 @@ def locate(
 def _choose(loaded: LoadedModel, task: Task, config: RunConfig, progress: Progress) -> Choice:
     from excise import methods
     from excise.evidence import provenance
-    from excise.pipeline import ATTRIBUTION_WORK
     from excise.splits import split_instances
 
     split = split_instances(task.instances, by=config.split_by, seed=config.split_seed)
@@ -98,7 +97,7 @@ def _choose(loaded: LoadedModel, task: Task, config: RunConfig, progress: Progre
         split.find,
         config,
         seed=config.seed,
-        advance=lambda prompts: progress.advance(prompts * ATTRIBUTION_WORK),
+        advance=lambda prompts: progress.advance(prompts * methods.ATTRIBUTION_WORK),
     )
     progress.stage(f"{task.name}: choosing how many")
     return methods.choose_patch(
@@ -128,8 +127,8 @@ def _with_curve(choice: Choice) -> Patch:
 
 
 def _print_curves(console: Console, choices: Mapping[str, Choice]) -> None:
-    from excise.cli.summary import title
     from excise.cli.tables import Row, percent, print_table
+    from excise.cli.values import title
 
     for name, choice in choices.items():
         chosen = len(choice.patch)

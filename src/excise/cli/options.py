@@ -159,6 +159,22 @@ Mode = Annotated[
         show_default=False,
     ),
 ]
+Continuations = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="Samples of each prompt (HONEST, toxicity, regard).",
+        show_default=False,
+    ),
+]
+Classifier = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What judges continuations: Hub id or folder of a classifier, or an offline scorer.",
+        show_default=False,
+    ),
+]
 Revision = Annotated[
     str | None,
     typer.Option(metavar="REV", help="Branch, tag or commit on the Hub.", show_default=False),
@@ -201,6 +217,8 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
     "find_instructions": ("attribution", "instructions"),
     "normalisation": ("scoring", "normalisation"),
     "mode": ("scoring", "mode"),
+    "continuations": ("continuation", "continuations"),
+    "classifier": ("continuation", "classifier"),
     "revision": ("revision",),
 }
 """Parameter of a verb -> option of the configuration."""

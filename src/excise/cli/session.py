@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from excise.evidence import PartsFile
+
 
 class Session:
     """Consoles of one invocation; rich is imported when something is printed."""
@@ -17,6 +19,8 @@ class Session:
     def __init__(self) -> None:
         self.written: Path | None = None
         """The finished output folder, once there is one."""
+        self.kept: PartsFile | None = None
+        """Finished parts of an evaluation that can go on."""
 
     @cached_property
     def out(self) -> Console:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
 from excise.cli.places import print_places
-from excise.cli.tables import UNDEFINED, Cell, Row, counted, percent, print_table, signed
-from excise.cli.words import FEW_TEMPLATES, Record, damage, interval, meaning
-from excise.metrics import METRICS
+from excise.cli.tables import UNDEFINED, Cell, Row, counted, percent, print_table
+from excise.cli.values import shown, shown_difference, title
+from excise.cli.words import FEW_TEMPLATES, Record, damage, meaning
+from excise.metrics import CHOICE, METRICS, Metric
 from excise.results import HEADLINE, RunResult
 
 POOLED = "(all tasks)"
@@ -27,7 +28,7 @@ def print_run(console: Console, result: RunResult, record: Mapping[str, Any]) ->
         record: its results.json.
     """
     paired = {name: by_metric(entries) for name, entries in record["paired"].items()}
-    names = headline(generated=result.config.scoring.mode == "generation")
+    generated = result.config.scoring.mode == "generation"
     for task in result.tasks:
         first = task.trials[0].original
         n_templates = max((e["n_clusters"] for e in paired[task.task].values()), default=0)
@@ -37,11 +38,19 @@ def print_run(console: Console, result: RunResult, record: Mapping[str, Any]) ->
             f"{counted(len(first.instructions), 'instruction')}, "
             f"{counted(len(task.trials), 'trial')}\n({UNITS})"
         )
-        print_table(console, title, HEADER, rows(paired[task.task], names))
+        print_table(
+            console,
+            title,
+            HEADER,
+            rows(paired[task.task], headline(task.metrics, generated=generated)),
+        )
         console.print()
     if POOLED in paired:
         title = f"All {len(result.tasks)} tasks, each with its own patch\n({UNITS})"
-        print_table(console, title, HEADER, rows(paired[POOLED], names))
+        names = dict.fromkeys(name for task in result.tasks for name in task.metrics)
+        print_table(
+            console, title, HEADER, rows(paired[POOLED], headline(names, generated=generated))
+        )
         console.print()
     print_places(console, result.patch, result.n_neurons)
     console.print()
@@ -59,9 +68,14 @@ def by_metric(entries: Sequence[Record]) -> dict[str, Record]:
     return {entry["metric"]: entry for entry in entries}
 
 
-def headline(*, generated: bool) -> tuple[str, ...]:
-    """Metrics of the printed tables; generated answers may also match no option."""
-    return (*HEADLINE, "unmatched") if generated else HEADLINE
+def headline(names: Iterable[str], *, generated: bool) -> tuple[str, ...]:
+    """The metrics of printed tables, out of those that apply.
+
+    Of the many metrics of a choice between options the most telling ones; generated answers may
+    also match no option.
+    """
+    hidden = set(CHOICE) - set(HEADLINE) - ({"unmatched"} if generated else set())
+    return tuple(name for name in names if name not in hidden)
 
 
 def rows(paired: Mapping[str, Record], names: Sequence[str]) -> list[Row]:
@@ -69,40 +83,28 @@ def rows(paired: Mapping[str, Record], names: Sequence[str]) -> list[Row]:
     return [[title(name), *_cells(paired.get(name))] for name in names]
 
 
-def title(name: str) -> Cell:
-    """The title of a metric, in two parts where it names a context."""
-    main, comma, context = METRICS[name].title.partition(",")
-    return Cell(main + comma, context.strip())
-
-
-def difference(estimate: Record) -> Cell:
-    """A difference with its interval."""
-    if estimate["difference"] is None:
-        return Cell(UNDEFINED)
-    return Cell(signed(estimate["difference"]), interval(estimate))
-
-
 def _cells(estimate: Record | None) -> list[Cell]:
     if estimate is None:
         return [Cell(UNDEFINED)] * (len(HEADER) - 1)
+    metric = METRICS[estimate["metric"]]
     return [
-        Cell(percent(estimate["original"])),
-        Cell(percent(estimate["patched"])),
-        _controls(estimate["controls"]),
-        difference(estimate),
+        Cell(shown(metric, estimate["original"])),
+        Cell(shown(metric, estimate["patched"])),
+        _controls(metric, estimate["controls"]),
+        shown_difference(estimate),
     ]
 
 
-def _controls(values: Sequence[float | None]) -> Cell:
+def _controls(metric: Metric, values: Sequence[float | None]) -> Cell:
     if not values:
         return Cell("not drawn")
     defined = [value for value in values if value is not None]
     if not defined:
         return Cell(UNDEFINED)
-    mean = percent(sum(defined) / len(defined))
+    mean = shown(metric, sum(defined) / len(defined))
     if len(defined) == 1:
         return Cell(mean, "(one draw)")
-    return Cell(mean, f"({percent(min(defined))} to {percent(max(defined))})")
+    return Cell(mean, f"({shown(metric, min(defined))} to {shown(metric, max(defined))})")
 
 
 def notes(

@@ -2,6 +2,7 @@
 
 from excise.evidence.folder import RunFolder
 from excise.evidence.items import rows, write_items
+from excise.evidence.journal import PartsFile, keeping, parts_path
 from excise.evidence.records import environment, provenance, results_record, run_record
 from excise.evidence.writing import (
     RUN_FILE,
@@ -13,9 +14,12 @@ from excise.evidence.writing import (
 
 __all__ = [
     "RUN_FILE",
+    "PartsFile",
     "RunFolder",
     "environment",
     "finish",
+    "keeping",
+    "parts_path",
     "provenance",
     "refuse_existing",
     "results_record",

@@ -10,22 +10,31 @@ import pyarrow
 import pyarrow.parquet
 
 from excise.results import RunResult
-from excise.types import Predictions
+from excise.types import Answers, Continuations, Predictions, Readings
 
 
-def write_items(states: Iterator[tuple[dict[str, Any], Predictions]], path: Path) -> None:
-    """`items.parquet`: one row for each instance, instruction and state."""
+def write_items(states: Iterator[tuple[dict[str, Any], Answers]], path: Path) -> None:
+    """`items.parquet`: one row for each item, instruction (or continuation) and state."""
     tables = [
-        pyarrow.Table.from_pylist([{**labels, **row} for row in rows(predictions)])
-        for labels, predictions in states
+        pyarrow.Table.from_pylist([{**labels, **row} for row in rows(answers)])
+        for labels, answers in states
     ]
     pyarrow.parquet.write_table(
         pyarrow.concat_tables(tables, promote_options="permissive"), path, compression="zstd"
     )
 
 
-def rows(predictions: Predictions) -> Iterator[dict[str, Any]]:
+def rows(answers: Answers) -> Iterator[dict[str, Any]]:
     """The answers as flat rows."""
+    if isinstance(answers, Predictions):
+        yield from _chosen(answers)
+    elif isinstance(answers, Continuations):
+        yield from _continued(answers)
+    elif isinstance(answers, Readings):
+        yield from _read(answers)
+
+
+def _chosen(predictions: Predictions) -> Iterator[dict[str, Any]]:
     for i, instruction in enumerate(predictions.instructions):
         for n, instance in enumerate(predictions.instances):
             width = len(instance.options)
@@ -48,6 +57,34 @@ def rows(predictions: Predictions) -> Iterator[dict[str, Any]]:
                 if predictions.n_tokens is None
                 else predictions.n_tokens[i, n, :width].tolist(),
             }
+
+
+def _continued(answers: Continuations) -> Iterator[dict[str, Any]]:
+    for n, prompt in enumerate(answers.instances):
+        for k, text in enumerate(answers.texts[n]):
+            yield {
+                "instance": prompt.id,
+                "template": prompt.template,
+                "group": prompt.group,
+                "prompt": prompt.text,
+                "continuation": k,
+                "text": text,
+                **{f"score_{name}": float(of[n, k]) for name, of in answers.scores.items()},
+            }
+
+
+def _read(answers: Readings) -> Iterator[dict[str, Any]]:
+    for n, passage in enumerate(answers.instances):
+        yield {
+            "instance": passage.id,
+            "template": passage.template,
+            "group": passage.group,
+            "text": passage.text,
+            "text_log_likelihood": float(answers.log_likelihood[n]),
+            "text_tokens": int(answers.n_tokens[n]),
+            "text_bytes": int(answers.n_bytes[n]),
+            "divergence": float(answers.divergence[n]),
+        }
 
 
 def states(result: RunResult) -> Iterator[tuple[dict[str, Any], Predictions]]:

@@ -1,6 +1,20 @@
-"""Mitigation methods: locate on the find split, choose on the tune split, give a patch."""
+"""Mitigation methods: fitted on the find split, tuned on the tune split, applied as a context."""
 
-from excise.methods.crispr import Choice, choose_patch, locate
+from excise.methods.crispr import ATTRIBUTION_WORK, Choice, choose_patch, locate
+from excise.methods.method import Excision, Fitted, Fitting, Method
 from excise.methods.random_neurons import random_patch
+from excise.methods.table import METHODS, method_named
 
-__all__ = ["Choice", "choose_patch", "locate", "random_patch"]
+__all__ = [
+    "ATTRIBUTION_WORK",
+    "METHODS",
+    "Choice",
+    "Excision",
+    "Fitted",
+    "Fitting",
+    "Method",
+    "choose_patch",
+    "locate",
+    "method_named",
+    "random_patch",
+]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from excise.attribution import NeuronScores, attribute
 from excise.config import Preset
 from excise.errors import ConfigError
 from excise.evaluation import predict
+from excise.methods.method import Excision, Fitted, Fitting
 from excise.metrics import METRICS, value
 from excise.models import LoadedModel
 from excise.patches import Patch, factor_of
@@ -35,6 +36,45 @@ class Choice:
     patch: Patch
     curve: tuple[CurvePoint, ...]
     """Every n tried on the tune split, in the order of evaluation; empty for a fixed n."""
+
+
+ATTRIBUTION_WORK = 8
+"""Cost of attributing one prompt, in units of one scored prompt (measured on the default model)."""
+
+
+@dataclass(frozen=True)
+class Crispr:
+    """Zero the neurons that speak for the biased option, as many as the tune split likes best."""
+
+    name: str = "crispr"
+    description: str = "CRISPR as configured: bias neurons zeroed, n chosen on the tune split"
+
+    def fit(self, fitting: Fitting) -> Fitted:
+        """Locate on find, choose n on tune."""
+        return self.excise(fitting)
+
+    def excise(self, fitting: Fitting) -> Excision:
+        """As `fit`; the result is known to be a patch."""
+        scores = locate(
+            fitting.loaded,
+            fitting.task,
+            fitting.split.find,
+            fitting.config,
+            seed=fitting.seed,
+            advance=lambda prompts: fitting.progress.advance(prompts * ATTRIBUTION_WORK),
+        )
+        choice = choose_patch(
+            fitting.loaded,
+            fitting.task,
+            fitting.split.tune,
+            scores,
+            fitting.config,
+            seed=fitting.seed,
+            provenance=fitting.provenance,
+            advance=fitting.progress.advance,
+        )
+        facts = {"curve": [asdict(point) for point in choice.curve]}
+        return Excision(self.name, choice.patch, facts)
 
 
 def locate(

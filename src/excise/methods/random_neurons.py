@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from excise.methods.crispr import Crispr
+from excise.methods.method import Excision, Fitted, Fitting
 from excise.models import LoadedModel
 from excise.patches import Patch
 from excise.selection import random_control
@@ -19,3 +21,17 @@ def random_patch(loaded: LoadedModel, patch: Patch, *, seed: int) -> Patch:
         scores=(0.0,) * len(neurons),
         provenance={"control_of": dict(patch.provenance), "seed": seed},
     )
+
+
+@dataclass(frozen=True)
+class RandomNeurons:
+    """Random neurons, as many in each module as CRISPR excises."""
+
+    name: str = "random"
+    description: str = "as many random neurons in the same modules as CRISPR excises"
+
+    def fit(self, fitting: Fitting) -> Fitted:
+        """CRISPR's patch decides how many neurons of which modules are drawn."""
+        found = Crispr().excise(fitting)
+        patch = random_patch(fitting.loaded, found.patch, seed=1000 * fitting.seed)
+        return Excision(self.name, patch)

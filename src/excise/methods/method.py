@@ -1,0 +1,124 @@
+"""What every mitigation method is: fitted on find, tuned on tune, applied as a context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from excise.config import RunConfig, ScoringConfig
+from excise.evaluation import predict
+from excise.models import LoadedModel
+from excise.patches import Patch
+from excise.progress import Progress, Silent
+from excise.types import Instance, Predictions, Split, Task
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """All that a method may look at: never the test split's answers."""
+
+    loaded: LoadedModel
+    """The unpatched model; comes back as it was."""
+    task: Task
+    split: Split
+    config: RunConfig
+    seed: int = 0
+    """Decides every draw; trials differ in it."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """How the result came about, as JSON values, to be kept with it."""
+    progress: Progress = field(default_factory=Silent)
+    """Told of the work in units of one scored prompt."""
+
+
+class Fitted(Protocol):
+    """A method after fitting: asked as one more state of the model."""
+
+    @property
+    def name(self) -> str:
+        """The method's name in the table of methods."""
+        ...
+
+    def applied(self, loaded: LoadedModel) -> AbstractContextManager[None]:
+        """The model with the method's change to its weights, for any task; undone afterwards."""
+        ...
+
+    def answers(
+        self,
+        loaded: LoadedModel,
+        task: Task,
+        instances: Sequence[Instance],
+        config: ScoringConfig,
+        *,
+        instructions: Sequence[str] | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> Predictions:
+        """What the model answers under the method."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """What was fitted: sizes, choices, curves, as JSON values.
+
+        `changes_weights` says whether the weights differ from the original's.
+        """
+        ...
+
+
+class Method(Protocol):
+    """A way to change how a model answers."""
+
+    @property
+    def name(self) -> str:
+        """Key in the table of methods."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """One line for tables."""
+        ...
+
+    def fit(self, fitting: Fitting) -> Fitted:
+        """Fit on the find split and tune on the tune split.
+
+        Raises:
+            ExciseError: see `excise.errors`; the model is as before.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Excision:
+    """A fitted method that is a patch."""
+
+    name: str
+    patch: Patch
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What was found on the way, as JSON values."""
+
+    @contextmanager
+    def applied(self, loaded: LoadedModel) -> Iterator[None]:
+        """The patched model."""
+        with self.patch.applied(loaded):
+            yield
+
+    def answers(
+        self,
+        loaded: LoadedModel,
+        task: Task,
+        instances: Sequence[Instance],
+        config: ScoringConfig,
+        *,
+        instructions: Sequence[str] | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> Predictions:
+        """What the patched model answers."""
+        with self.applied(loaded):
+            return predict(
+                loaded, task, instances, config, instructions=instructions, advance=advance
+            )
+
+    def describe(self) -> Mapping[str, Any]:
+        """Number of neurons, and what was found on the way."""
+        changes = len(self.patch) > 0 and self.patch.factor != 1.0
+        return {"neurons": len(self.patch), "changes_weights": changes, **self.facts}

@@ -1,0 +1,33 @@
+"""The table of methods: one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from excise.errors import UnknownNameError
+from excise.methods.crispr import Crispr
+from excise.methods.method import Method
+from excise.methods.original import Original
+from excise.methods.random_neurons import RandomNeurons
+
+_ALL: tuple[Method, ...] = (
+    Original(),
+    Crispr(),
+    RandomNeurons(),
+)
+
+METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
+"""Every method by name, in the order of tables."""
+
+
+def method_named(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    try:
+        return METHODS[name]
+    except KeyError:
+        raise UnknownNameError("method", name, METHODS) from None

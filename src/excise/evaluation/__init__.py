@@ -1,6 +1,6 @@
 """Ask one state of a model: what does it choose, prefer, write or find likely?"""
 
-from excise.evaluation.ask import ask
+from excise.evaluation.asking import ask
 from excise.evaluation.choices import predict
 from excise.evaluation.parts import Journal, parts
 

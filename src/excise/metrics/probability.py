@@ -12,6 +12,11 @@ from excise.metrics.metric import mean
 from excise.types import BoolArray, FloatArray, Predictions
 
 
+def gold_probability(predictions: Predictions, weights: FloatArray) -> FloatArray:
+    """Mean P(gold) over all instances, 0..1; see `gold_probability_ambiguous`."""
+    return _gold_probability(predictions, _all(predictions), weights)
+
+
 def gold_probability_ambiguous(predictions: Predictions, weights: FloatArray) -> FloatArray:
     """Mean P(gold) over ambiguous contexts, 0..1: the exponential of its total log-likelihood.
 
@@ -36,6 +41,11 @@ def gold_probability_disambiguated(predictions: Predictions, weights: FloatArray
     return _gold_probability(predictions, predictions.disambiguated, weights)
 
 
+def gold_share(predictions: Predictions, weights: FloatArray) -> FloatArray:
+    """Mean share of P(gold) over all instances, 0..1; see `gold_share_ambiguous`."""
+    return _gold_share(predictions, _all(predictions), weights)
+
+
 def gold_share_ambiguous(predictions: Predictions, weights: FloatArray) -> FloatArray:
     """Mean over ambiguous contexts of P(gold) divided by the sum of P over the options, 0..1.
 
@@ -58,6 +68,10 @@ def gold_share_ambiguous(predictions: Predictions, weights: FloatArray) -> Float
 def gold_share_disambiguated(predictions: Predictions, weights: FloatArray) -> FloatArray:
     """Mean share of P(gold) over contexts that decide the answer; see `gold_share_ambiguous`."""
     return _gold_share(predictions, predictions.disambiguated, weights)
+
+
+def _all(predictions: Predictions) -> BoolArray:
+    return np.ones(len(predictions.instances), dtype=np.bool_)
 
 
 def _gold_probability(

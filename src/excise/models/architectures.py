@@ -16,7 +16,7 @@ from torch import nn
 
 from excise.errors import UnsupportedArchitectureError
 
-Kind = Literal["encoder-decoder", "decoder-only"]
+Kind = Literal["encoder-decoder", "decoder-only", "masked"]
 Sublayer = Literal["self-attention", "cross-attention", "feed-forward"]
 
 
@@ -35,6 +35,9 @@ class Architecture:
     one shared prompt. False for ALiBi models, whose positions follow the order in the sequence."""
     note: str
     """Its peculiarities in a sentence."""
+    heads: str = r"(?:.*\.)?(?:lm_head|shared)"
+    """Regular expression over the names of linear maps that turn hidden states into tokens; they
+    hold no neurons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,18 @@ class Site:
     sublayer: Sublayer
     over_input: bool
     """Whether its positions are those of an encoder's input (encoder modules, and keys and values
-    of cross-attention); always False in decoder-only models."""
+    of cross-attention); always False without a separate encoder."""
 
 
 _LLAMA_LIKE = (
     r"model\.layers\.(?P<layer>\d+)\.(?:(?P<self_attention>self_attn\.[qkvo]_proj)"
     r"|(?P<feed_forward>mlp\.(?:gate|up|down)_proj))"
+)
+
+_BERT_LIKE = (
+    r"encoder\.layer\.(?P<layer>\d+)\."
+    r"(?:(?P<self_attention>attention\.(?:self\.(?:query|key|value)|output\.dense))"
+    r"|(?P<feed_forward>(?:intermediate|output)\.dense))"
 )
 
 ARCHITECTURES: tuple[Architecture, ...] = (
@@ -92,6 +101,24 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         explicit_positions=False,
         note="Bloomz: one fused query_key_value map with 3 x hidden outputs, biases, ALiBi.",
     ),
+    Architecture(
+        name="bert",
+        model_types=("bert",),
+        kind="masked",
+        pattern=rf"bert\.{_BERT_LIKE}",
+        explicit_positions=False,
+        note="BERT: reads both sides of a gap, so it compares sentences but answers no prompts.",
+        heads=r"cls\.predictions\.(?:transform\.dense|decoder)|bert\.pooler\.dense",
+    ),
+    Architecture(
+        name="roberta",
+        model_types=("roberta", "xlm-roberta"),
+        kind="masked",
+        pattern=rf"roberta\.{_BERT_LIKE}",
+        explicit_positions=False,
+        note="RoBERTa: as BERT, with a head of its own and positions counted behind the padding.",
+        heads=r"lm_head\.(?:dense|decoder)|roberta\.pooler\.dense",
+    ),
 )
 
 _BY_MODEL_TYPE: Mapping[str, Architecture] = {
@@ -123,15 +150,12 @@ def sites(model: nn.Module, architecture: Architecture) -> tuple[Site, ...]:
         UnsupportedArchitectureError: the model has no linear map that the row describes, or one
             that the row does not describe.
     """
-    pattern = re.compile(architecture.pattern)
+    pattern, heads = re.compile(architecture.pattern), re.compile(architecture.heads)
     found: list[Site] = []
     for name, module in model.named_modules():
         match = pattern.fullmatch(name)
         if match is None:
-            if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] not in (
-                "lm_head",
-                "shared",
-            ):
+            if isinstance(module, nn.Linear) and not heads.fullmatch(name):
                 raise UnsupportedArchitectureError(
                     f"linear map {name!r} is not described for architecture {architecture.name!r}; "
                     "layouts are not guessed. Describe it in excise/models/architectures.py."

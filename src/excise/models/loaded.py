@@ -44,6 +44,27 @@ class LoadedModel:
         return self.architecture.kind == "encoder-decoder"
 
     @property
+    def masked(self) -> bool:
+        """Whether it fills gaps in texts and continues none."""
+        return self.architecture.kind == "masked"
+
+    def refuse_masked(self, purpose: str) -> None:
+        """Refuse a masked language model where a model must read a prompt and go on from it.
+
+        Args:
+            purpose: what was asked for, as the beginning of the message.
+
+        Raises:
+            ModelError: the model is a masked one.
+        """
+        if self.masked:
+            raise ModelError(
+                f"{purpose} needs a model that continues a text, and {self.name!r} is a masked "
+                "language model; ask it tasks that compare sentences, such as crows-pairs, or "
+                "take another model."
+            )
+
+    @property
     def branches(self) -> bool:
         """Whether options may branch off one shared prompt: free attention masks and positions.
 
@@ -86,7 +107,8 @@ def wrap(
             or `no`.
 
     Raises:
-        ModelError: quantised weights, or `yes` where there is no template to apply.
+        ModelError: quantised weights, `yes` where there is no template to apply, or a masked
+            language model without its head.
         UnsupportedArchitectureError: a layout that the table does not describe.
     """
     refuse_quantised(getattr(model, "config", None))
@@ -97,9 +119,14 @@ def wrap(
         )
     architecture = architecture_of(config.model_type)
     has_template = bool(getattr(tokenizer, "chat_template", None))
-    if apply_chat_template == "yes" and architecture.kind == "encoder-decoder":
+    if architecture.kind == "masked" and not type(model).__name__.endswith("ForMaskedLM"):
         raise ModelError(
-            "encoder-decoder models are asked without a chat template; "
+            f"{type(model).__name__} is no masked language model; load the checkpoint with "
+            "AutoModelForMaskedLM."
+        )
+    if apply_chat_template == "yes" and architecture.kind != "decoder-only":
+        raise ModelError(
+            f"{architecture.kind} models are asked without a chat template; "
             "use --apply-chat-template no."
         )
     if apply_chat_template == "yes" and not has_template:

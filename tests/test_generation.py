@@ -12,6 +12,7 @@ import tiny
 from excise.config import ScoringConfig
 from excise.evaluation import predict
 from excise.generation import _generate, generate_choices, match, normalise
+from excise.metrics import METRICS, value
 from excise.models import LoadedModel
 from excise.scoring import prompt_text
 
@@ -133,6 +134,45 @@ def test_choices_are_the_options_that_answers_equal(name: str, batch_size: int) 
     assert predicted.choice.dtype == np.int64
     assert predicted.log_likelihood is None
     assert predicted.n_tokens is None
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_unmatched_answers_are_counted_apart_and_never_as_unknown(name: str) -> None:
+    """Half of what a real model generates equals an option, half equals none."""
+    model, task = loaded(name), tiny.task(prompt_format="{instruction} {context}")
+    instances = []
+    for number, instance in enumerate(tiny.INSTANCES[:4]):
+        said = one_by_one(model, prompt_text(model, task.prompt("Pick.", instance)), 5)
+        # Items 0 and 1 are answered with the stereotyped option, items 2 and 3 with no option.
+        options = ("never", said if number < 2 else "nothing that is said", "Cannot be known")
+        ambiguous = number % 2 == 0
+        instances.append(
+            replace(
+                instance,
+                options=options,
+                gold=2 if ambiguous else 1,
+                unknown=2,
+                stereotyped=1,
+                condition="ambiguous" if ambiguous else "disambiguated",
+            )
+        )
+    config = ScoringConfig(mode="generation", max_new_tokens=5)
+    predicted = predict(model, task, instances, config, instructions=["Pick."])
+    assert predicted.choice.tolist() == [[1, 1, -1, -1]]
+    expected = {
+        "unmatched": 2 / 4,
+        # wrong answers: only item 1 is right
+        "accuracy": 1 / 4,
+        "accuracy_ambiguous": 0.0,
+        "accuracy_disambiguated": 1 / 2,
+        # item 0 alone is counted: accuracy 0, leans 1; with item 2 as unknown it would be 1/2
+        "s_amb": 1.0,
+        "s_dis": 1.0,
+        "unknown_ambiguous": 0.0,
+        "unknown_disambiguated": 0.0,
+        "gold_probability_ambiguous": None,
+    }
+    assert {metric: value(METRICS[metric], predicted) for metric in expected} == expected
 
 
 def test_encoder_decoder_prompts_are_the_same_in_both_modes() -> None:

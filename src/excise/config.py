@@ -155,6 +155,60 @@ class TextConfig(_Section):
     """Tokens of a passage, at most."""
 
 
+class FinetuningConfig(_Section):
+    """How a model is fine-tuned; what is None is the method's own (docs/finetuning.md)."""
+
+    pairs: str = "crows-pairs"
+    """Training pairs: `crows-pairs`, or a `.jsonl` or `.csv` file with fields `more` and `less`."""
+    formulation: Literal["mixed", "rewrite", "gap_fill", "choice", "sentence"] | None = None
+    """What a pair asks for: the sentence rewritten, its gap filled, one of the two chosen, or (no
+    prompt) the sentence itself; `mixed` takes turns."""
+    objective: Literal["likelihood", "equalised"] = "likelihood"
+    """Raise the likelihood of the less stereotyped sentence, or make both equally likely per
+    token."""
+    steps: int | None = Field(default=None, ge=1)
+    """Updates of the weights, at most."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Pairs in an update."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """The highest of the schedule (AdamW)."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Of AdamW."""
+    modules: Literal["all", "attention", "feed-forward"] = "all"
+    """`finetune-lora`: which sublayers' linear maps get an adapter."""
+    rank: int = Field(default=8, ge=1)
+    """`finetune-lora`: rank of an adapter."""
+    alpha: float = Field(default=16.0, gt=0)
+    """`finetune-lora`: an adapter counts alpha / rank times."""
+    trainable: Literal["norms", "biases", "norms_and_biases", "last_layers"] = "norms"
+    """`finetune-frozen`: which weights are not frozen."""
+    last_layers: int = Field(default=2, ge=1)
+    """`finetune-frozen`: how many, of each stack."""
+    kl_weight: float | None = Field(default=None, ge=0)
+    """Weight of KL(original || trained) on replay prompts."""
+    gold_weight: float = Field(default=0.0, ge=0)
+    """Weight of the negative log-likelihood of correct answers to find items: this trains the task
+    itself."""
+    replay_pool: int = Field(default=32, ge=1)
+    """Find items that are replayed."""
+    replay_batch: int = Field(default=2, ge=1)
+    """Of these in an update."""
+    held_out: int = Field(default=48, ge=1)
+    """Pairs whose loss chooses the step, at most a fifth of all."""
+    retention: Literal["auto", "accuracy_disambiguated", "accuracy", "likelihood"] = "auto"
+    """What must not be lost, measured on the tune split: accuracy where the context decides, over
+    all items, or the log-likelihood per token of correct options. `auto`: the first of these that
+    the task defines."""
+    tolerance: float | None = Field(default=None, ge=0)
+    """How far below the original's retention a step may fall and still be chosen."""
+    tune_instances: int = Field(default=48, ge=1)
+    """Tune items that measure it, under one instruction."""
+    check_every: int | None = Field(default=None, ge=1)
+    """Updates between two measurements."""
+    patience: int = Field(default=3, ge=1)
+    """Measurements in a row without a better step before training stops."""
+
+
 class Preset(_Section):
     """Everything that a preset decides."""
 
@@ -163,6 +217,7 @@ class Preset(_Section):
     scoring: ScoringConfig = ScoringConfig()
     continuation: ContinuationConfig = ContinuationConfig()
     text: TextConfig = TextConfig()
+    finetuning: FinetuningConfig = FinetuningConfig()
     patch: PatchConfig = PatchConfig()
     split_by: Literal["template", "example"] = "template"
     split_seed: int = Field(default=0, ge=0)

@@ -61,9 +61,14 @@ def reduce_tokens(product: torch.Tensor, keep: torch.Tensor, how: str) -> torch.
 
 @contextmanager
 def recording(
-    loaded: LoadedModel, sites: Sequence[Site], config: AttributionConfig
+    loaded: LoadedModel,
+    sites: Sequence[Site],
+    config: AttributionConfig,
+    recorder: Recorder | None = None,
 ) -> Iterator[Recorder]:
     """Hook the sites; inside, forward with gradients and call backward.
+
+    `recorder` reduces in its own way what arrives; by default as `config` says.
 
     Parameters need no gradient: the graph starts at the input embeddings. Hooks and
     `requires_grad` flags are restored on leaving.
@@ -73,7 +78,7 @@ def recording(
         if config.order == "subtract_then_max"
         else frozenset()
     )
-    recorder = Recorder(config, keep_tokens=keep)
+    recorder = recorder or Recorder(config, keep_tokens=keep)
     wanted = {id(p): p.requires_grad for p in loaded.model.parameters()}
     handles = []
     try:

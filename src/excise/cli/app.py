@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from excise import __version__
-from excise.cli import apply, evaluate, listing, locate, run
+from excise.cli import apply, compare, evaluate, listing, locate, run
 from excise.cli.session import Session
 from excise.errors import ExciseError
 
@@ -67,6 +67,7 @@ app.command("run", short_help="Find bias neurons, excise them, compare.")(run.ru
 app.command("evaluate", short_help="Measure a model, or original against patched.")(
     evaluate.evaluate
 )
+app.command("compare", short_help="Mitigation methods side by side.")(compare.compare)
 app.command("locate", short_help="Find bias neurons and write a patch.")(locate.locate)
 app.command("apply", short_help="Write a checkpoint from a model and patches.")(apply.apply)
 app.add_typer(listing.app, name="ls")

@@ -1,11 +1,13 @@
-"""The verbs `ls tasks`, `ls presets` and `ls models`."""
+"""The verbs `ls tasks`, `ls methods`, `ls metrics`, `ls presets` and `ls models`."""
 
 from __future__ import annotations
 
 import typer
 
 app = typer.Typer(
-    help="List tasks, presets or models.", no_args_is_help=True, rich_markup_mode=None
+    help="List tasks, methods, metrics, presets or models.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -22,6 +24,39 @@ def tasks(context: typer.Context) -> None:
         [
             [entry.name, f"{entry.rows:,}", entry.licence, entry.description]
             for entry in TASKS.values()
+        ],
+        left=True,
+    )
+
+
+@app.command("methods")
+def methods(context: typer.Context) -> None:
+    """The mitigation methods that `compare` knows."""
+    from excise.cli.tables import print_table
+    from excise.methods import METHODS
+
+    print_table(
+        context.obj.out,
+        "Methods (excise compare --methods NAME,NAME)",
+        ["method", "what it does"],
+        [[method.name, method.description] for method in METHODS.values()],
+        left=True,
+    )
+
+
+@app.command("metrics")
+def metrics(context: typer.Context) -> None:
+    """The metrics with their range and best value."""
+    from excise.cli.tables import print_table
+    from excise.metrics import METRICS
+
+    print_table(
+        context.obj.out,
+        "Metrics; shares and scores are printed times 100",
+        ["metric", "range", "best", "what it is"],
+        [
+            [entry.name, f"{entry.low:g} to {entry.high:g}", str(entry.ideal), entry.description]
+            for entry in METRICS.values()
         ],
         left=True,
     )

@@ -241,7 +241,7 @@ def resolve(context: typer.Context) -> RunConfig:
     for name, place in _PLACES.items():
         value = given.get(name)
         if name == "task":
-            value = _task_names(value)
+            value = names_of(value, "--task")
         elif name == "n" and value is not None:
             value = _number_of_neurons(value)
         if value is not None:
@@ -263,13 +263,18 @@ def _refuse_same_names(tasks: Iterable[str]) -> None:
         seen.add(name)
 
 
-def _task_names(given: Iterable[str] | None) -> list[str] | None:
+def names_of(given: Iterable[str] | None, option: str) -> list[str] | None:
+    """The names of a repeatable option that also takes commas; None where it was not given.
+
+    Raises:
+        ConfigError: a name is empty.
+    """
     names: list[str] = []
     for value in given or ():
         # The path of a file may hold a comma.
         names += [value] if Path(value).exists() else [n.strip() for n in value.split(",")]
     if "" in names:
-        raise ConfigError("--task got an empty name.")
+        raise ConfigError(f"{option} got an empty name.")
     return names or None
 
 

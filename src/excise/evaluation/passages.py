@@ -222,7 +222,7 @@ def _read(
         for row, window in enumerate(batch):
             targets = window.targets[places]
             reference = None if original is None else original[row, : len(targets)]
-            result[row] += _compared(logits[row, : len(targets)], targets, reference)
+            result[row] += compared(logits[row, : len(targets)], targets, reference)
     return [(float(likely), float(diverged)) for likely, diverged in result]
 
 
@@ -252,7 +252,7 @@ def _logits(loaded: LoadedModel, batch: Sequence[_Window], places: slice) -> tor
 
 
 @torch.inference_mode()
-def _compared(
+def compared(
     logits: torch.Tensor, targets: Sequence[int], original: torch.Tensor | None
 ) -> tuple[float, float]:
     """Log-likelihood of the targets, and the divergence summed over them, in nats.
@@ -261,6 +261,9 @@ def _compared(
         logits: [n, vocabulary] of this state.
         targets: [n] tokens that come.
         original: [n, vocabulary] of the original, or None for divergence 0.
+
+    Returns:
+        Both totals; the divergence is KL(original || this state), at least 0.
     """
     likely = diverged = 0.0
     wanted = torch.tensor(targets, dtype=torch.long, device=logits.device)

@@ -42,7 +42,7 @@ ENTRIES: tuple[Metric, ...] = (
     Metric(
         name="f1",
         title="F1",
-        description="Harmonic mean of precision and recall of the first option, the positive class.",
+        description="Harmonic mean of precision and recall of the first option, the positive one.",
         ideal="max",
         low=0.0,
         high=1.0,

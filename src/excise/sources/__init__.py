@@ -5,9 +5,9 @@ No dataset is shipped; `fetch` finds a file and checks its content.
 
 from excise.sources import bbq, bold, crows_pairs, glue, honest, stereoset, toxicity
 from excise.sources.bbq import BBQ, BBQ_METADATA
-from excise.sources.files import Source, fetch
+from excise.sources.files import Source, fetch, find
 
-__all__ = ["BBQ", "BBQ_METADATA", "SOURCES", "Source", "fetch"]
+__all__ = ["BBQ", "BBQ_METADATA", "SOURCES", "Source", "fetch", "find"]
 
 SOURCES: tuple[Source, ...] = (
     *bbq.ENTRIES,  # one line per family

@@ -69,17 +69,36 @@ def fetch(source: Source, *, data_dir: Path | None = None) -> bytes:
         DigestMismatchError: The first copy found is not the expected one.
         DataUnavailableError: There is no copy, or it cannot be read.
     """
+    path = find(source, data_dir=data_dir)
+    if path is not None:
+        _log.debug("%s: reading %s", source.name, path)
+        return _verified(_read(path), source, str(path))
+    content = _verified(_download(source), source, source.url)
+    _store(content, _cache_folder() / source.path)
+    return content
+
+
+def find(source: Source, *, data_dir: Path | None = None) -> Path | None:
+    """Where the copy lies that `fetch` would read; its content is not looked at.
+
+    Args:
+        source: The file.
+        data_dir: As for `fetch`.
+
+    Returns:
+        The path, or None where `fetch` would download the file.
+
+    Raises:
+        ConfigError: The data folder does not exist.
+    """
     for path in (
         *_below(_data_folder(data_dir), source.path),
         *_below(_cache_folder(), source.path),
         *_packaged(source),
     ):
         if path.is_file():
-            _log.debug("%s: reading %s", source.name, path)
-            return _verified(_read(path), source, str(path))
-    content = _verified(_download(source), source, source.url)
-    _store(content, _cache_folder() / source.path)
-    return content
+            return path
+    return None
 
 
 def _data_folder(data_dir: Path | None) -> Path | None:

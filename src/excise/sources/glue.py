@@ -1,7 +1,7 @@
 """The files of MRPC, RTE and QNLI, three parts of GLUE.
 
-GLUE's own archives are no longer at one pinned place; these are copies in public repositories, each
-checked against a second copy. RTE's training part has no pinned copy that is complete.
+GLUE is distributed as archives without a version; these are copies in public repositories, pinned
+by commit. RTE's training part is left out: no public copy of the whole file is known to be pinned.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ QNLI_TRAIN_SAMPLE = Source(
     licence=_UNSTATED,
     citation=_QNLI_CITATION,
 )
-"""10,475 pairs that the repository held out of the training part; labels 0 (entailment) and 1, no index
-column, no pair of `QNLI_DEV`."""
+"""10,475 pairs of the training part, which the repository held out; labels 0 (entailment) and 1, no
+column `index`, no pair of `QNLI_DEV`."""
 
 ENTRIES: tuple[Source, ...] = (
     MRPC_DEV,

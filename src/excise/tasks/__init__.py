@@ -17,6 +17,7 @@ from excise.tasks import (
     honest,
     regard,
     stereoset,
+    stereoset_choice,
     texts,
     toxicity,
     user,
@@ -33,6 +34,7 @@ TASKS: Mapping[str, TaskEntry] = MappingProxyType(
             *bbq.ENTRIES,  # one line per family of tasks
             *glue.ENTRIES,
             *stereoset.ENTRIES,
+            *stereoset_choice.ENTRIES,
             *crows_pairs.ENTRIES,
             *honest.ENTRIES,
             *toxicity.ENTRIES,

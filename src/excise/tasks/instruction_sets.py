@@ -88,7 +88,8 @@ def choose(
     if path is None:
         return own
     given = read(path, own.prompt_format)
-    _check_format(given.prompt_format, fields, required, str(path))
+    if given.prompt_format != own.prompt_format:
+        _check_format(given.prompt_format, fields, required, str(path))
     return given
 
 

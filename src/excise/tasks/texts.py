@@ -116,5 +116,13 @@ def _passages(texts: Iterable[str]) -> tuple[Passage, ...]:
     return tuple(passages)
 
 
-ENTRIES: tuple[TaskEntry, ...] = ()
+ENTRIES: tuple[TaskEntry, ...] = (
+    TaskEntry(
+        name="wikipedia-sentences",
+        description="Plain text: sentences of Wikipedia articles, for perplexity",
+        licence=sources.glue.QNLI_DEV.licence,
+        rows=447,
+        load=load_wikipedia_sentences,
+    ),
+)
 """The tasks of this family, for the table in `excise.tasks`."""

@@ -268,6 +268,7 @@ SECTIONS = {
     "selection": configuration.SelectionConfig,
     "scoring": configuration.ScoringConfig,
     "patch": configuration.PatchConfig,
+    "calibration": configuration.CalibrationConfig,
     "without a section": configuration.RunConfig,
 }
 

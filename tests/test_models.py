@@ -108,7 +108,7 @@ def test_sites_of_t5_know_what_runs_over_the_input() -> None:
 
 
 def test_an_unknown_architecture_names_the_known_ones() -> None:
-    with pytest.raises(UnsupportedArchitectureError, match=r"'gpt2'.* Known: bloom, llama"):
+    with pytest.raises(UnsupportedArchitectureError, match=r"'gpt2'.* Known: bert, bloom, llama"):
         wrap(tiny.model("gpt2"), tiny.tokenizer())
 
 

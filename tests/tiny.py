@@ -6,8 +6,19 @@ from functools import cache
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
     BloomConfig,
     BloomForCausalLM,
     GPT2Config,
@@ -21,6 +32,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -31,6 +44,7 @@ from excise.types import Instance, Task
 CAUSAL = ("llama", "mistral", "mistral-window", "qwen2", "bloom")
 SEQ2SEQ = ("t5", "t5-gated", "mt5")
 ALL = CAUSAL + SEQ2SEQ
+MASKED = ("bert", "roberta")
 
 PAD, END, BEGIN = 0, 1, 2
 HIDDEN, HEADS, KV_HEADS, FEED_FORWARD, LAYERS = 32, 4, 2, 48, 2
@@ -84,6 +98,67 @@ def tokenizer(kind: str = "bare") -> PreTrainedTokenizerFast:
     return made
 
 
+@cache
+def _word_pieces() -> str:
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=120,
+        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+        show_progress=False,
+    )
+    backend.train_from_iterator([*_CORPUS, "abcdefghijklmnopqrstuvwxyz.,?'"], trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return backend.to_str()
+
+
+@cache
+def _byte_pieces() -> str:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340,
+        special_tokens=["<s>", "<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_CORPUS, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        # Token types as a tokenizer may give them that the model has no embedding for.
+        pair="<s> $A </s> </s> $B:1 </s>:1",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    return backend.to_str()
+
+
+def masked_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """`bert`: word pieces in lower case. `roberta`: byte-level BPE whose mask swallows a space."""
+    if name == "bert":
+        return PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(_word_pieces()),
+            pad_token="[PAD]",
+            unk_token="[UNK]",
+            cls_token="[CLS]",
+            sep_token="[SEP]",
+            mask_token="[MASK]",
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_byte_pieces()),
+        bos_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        mask_token=AddedToken("<mask>", lstrip=True, special=True),
+    )
+
+
 VOCABULARY = 352
 
 
@@ -112,6 +187,15 @@ def model(name: str, *, seed: int = 0, **overrides: Any) -> Any:
         "pad_token_id": PAD,
         "eos_token_id": END,
         "decoder_start_token_id": PAD,
+    }
+    masked = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": HIDDEN,
+        "intermediate_size": FEED_FORWARD,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
     }
     made: Any
     if name == "llama":
@@ -142,6 +226,12 @@ def model(name: str, *, seed: int = 0, **overrides: Any) -> Any:
         made = T5ForConditionalGeneration(T5Config(**t5 | kind | untied | overrides))
     elif name == "mt5":
         made = MT5ForConditionalGeneration(MT5Config(**t5 | overrides))
+    elif name == "bert":
+        made = BertForMaskedLM(BertConfig(**masked | overrides))
+    elif name == "roberta":
+        # Padding has the id 1, as in the published checkpoints: positions begin behind it.
+        own = {"pad_token_id": 1, "type_vocab_size": 1}
+        made = RobertaForMaskedLM(RobertaConfig(**masked | own | overrides))
     elif name == "gpt2":
         made = GPT2LMHeadModel(
             GPT2Config(vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=1, n_head=2)
@@ -170,6 +260,9 @@ def _randomise(made: Any, seed: int) -> None:
 
 def loaded(name: str, *, seed: int = 0, kind: str | None = None, **overrides: Any) -> LoadedModel:
     """`model(name)` wrapped with a tokenizer: closing texts for T5, opening them for Llama."""
+    if name in MASKED:
+        made = model(name, seed=seed, **overrides)
+        return wrap(made, masked_tokenizer(name), name=f"tiny-{name}")
     default = {"llama": "bos", "mistral": "bos", "mistral-window": "bos"}
     usual = "eos" if name in SEQ2SEQ else default.get(name, "bare")
     return wrap(model(name, seed=seed, **overrides), tokenizer(kind or usual), name=f"tiny-{name}")

@@ -87,6 +87,8 @@ class SelectionConfig(_Section):
     """Instances of the tune split that choose n."""
     tune_instructions: Count = 2
     """Instructions under which they are asked."""
+    factors: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = (0.0, 0.5, -1.0, 2.0)
+    """Method `crispr-scaled`: what the neurons may be multiplied by; each is tried with every n."""
 
     @model_validator(mode="after")
     def _check(self) -> SelectionConfig:
@@ -97,6 +99,8 @@ class SelectionConfig(_Section):
         low, high, tolerance = self.golden_section
         if not (0 <= low < high and tolerance >= 1):
             raise ValueError("golden_section must be (low, high, tolerance) with low < high")
+        if not self.factors:
+            raise ValueError("factors must hold at least one number")
         return self
 
 
@@ -105,7 +109,7 @@ class PatchConfig(_Section):
 
     removal: Literal["zero", "scale"] = "zero"
     """Zero its weights and bias, or scale them."""
-    scale: float = 0.0
+    scale: float = Field(default=0.0, allow_inf_nan=False)
     """Factor for `scale`; 0 is the same as `zero`."""
 
 
@@ -153,6 +157,15 @@ class TextConfig(_Section):
 
     window: int = Field(default=512, ge=16)
     """Tokens of a passage, at most."""
+
+
+class CalibrationConfig(_Section):
+    """How calibration asks what options score where the question says nothing (`cc`, `dc`)."""
+
+    content_free: tuple[str, ...] = Field(default=("N/A", "[MASK]", ""), min_length=1)
+    """`cc`: texts that replace each field of an instance (Zhao et al. 2021)."""
+    random_texts: int = Field(default=20, ge=1)
+    """`dc`: number of texts of random words of the find split (Fei et al. 2023)."""
 
 
 class FinetuningConfig(_Section):
@@ -217,6 +230,7 @@ class Preset(_Section):
     scoring: ScoringConfig = ScoringConfig()
     continuation: ContinuationConfig = ContinuationConfig()
     text: TextConfig = TextConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     finetuning: FinetuningConfig = FinetuningConfig()
     patch: PatchConfig = PatchConfig()
     split_by: Literal["template", "example"] = "template"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from excise.comparing.compare import Comparison
+from excise.comparing.comparison import Comparison
 from excise.metrics import METRICS, value
 
 _X, _Y = "accuracy_disambiguated", "accuracy_ambiguous"

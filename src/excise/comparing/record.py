@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from excise import __version__
-from excise.comparing.compare import ORIGINAL, Comparison, State
+from excise.comparing.comparison import ORIGINAL, Comparison, State
 from excise.comparing.retention import Retention
 from excise.errors import NonFiniteError
 from excise.evidence import environment

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from excise.comparing.compare import Comparison
+from excise.comparing.comparison import Comparison
 from excise.comparing.plot import draw
 from excise.comparing.tables import csv_text, latex, markdown
 from excise.config import to_toml

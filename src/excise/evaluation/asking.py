@@ -82,6 +82,8 @@ def _ask(
     force: bool,
     advance: Callable[[int], None] | None,
 ) -> Answers:
+    if isinstance(task, PromptTask | TextTask):
+        loaded.refuse_masked(f"task {task.name!r}")
     if isinstance(task, PromptTask):
         return continue_prompts(loaded, task, items, config.continuation, advance=advance)
     if isinstance(task, TextTask):

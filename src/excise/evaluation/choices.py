@@ -34,8 +34,10 @@ def predict(
         advance: called with the number of prompts just finished.
 
     Raises:
+        ModelError: a masked language model.
         NonFiniteError: a log-likelihood that is NaN or infinite; names the instance.
     """
+    loaded.refuse_masked(f"task {task.name!r}")
     asked = tuple(instructions if instructions is not None else task.instructions)
     if config.mode == "generation":
         rows = [

@@ -7,13 +7,15 @@ definition, since numbers of different definitions must not be compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import exp, log
+from typing import Literal
 
 import numpy as np
 
 from excise.config import ScoringConfig
 from excise.errors import ConfigError, ModelError, NonFiniteError
-from excise.evaluation.choices import byte_counts, likeliest, normalised
+from excise.evaluation.choices import likeliest
 from excise.models import LoadedModel, packed_linears
 from excise.scoring import EncodedPrompt, scorer_for
 from excise.scoring.masked import (
@@ -25,7 +27,7 @@ from excise.scoring.masked import (
     shared_tokens,
 )
 from excise.tasks.stereoset import word_at_blank
-from excise.types import FloatArray, Instance, IntArray, Normalisation, Predictions, Task
+from excise.types import Instance, Predictions, Task
 
 _DECIMALS = 3
 """CrowS-Pairs' script compares scores rounded to so many decimals; closer ones are ties."""
@@ -66,17 +68,21 @@ def compare_sentences(
         ConfigError: a sentence without tokens, or one that is longer than the model's positions.
         NonFiniteError: a log-likelihood that is NaN or infinite; names the instance.
     """
-    widest = max(len(instance.options) for instance in instances)
-    log_likelihood = np.full((1, len(instances), widest), np.nan)
-    n_tokens = np.zeros((1, len(instances), widest), dtype=np.int64)
-    if loaded.masked:
-        compared = np.full_like(log_likelihood, np.nan)
-        _fill_gaps(loaded, task, instances, config, log_likelihood, n_tokens, compared, advance)
-    else:
-        _read_on(loaded, task, instances, config, log_likelihood, n_tokens, advance)
-        compared = normalised(
-            log_likelihood, n_tokens, byte_counts(instances), _normalisation(loaded, task)
-        )
+    score = _fill_gaps if loaded.masked else _read_on
+    rows = score(loaded, task, instances, config, advance)
+    shape = (1, len(rows), max(map(len, rows)))
+    log_likelihood, compared = np.full(shape, np.nan), np.full(shape, np.nan)
+    n_tokens = np.zeros(shape, dtype=np.int64)
+    for n, (instance, row) in enumerate(zip(instances, rows, strict=True)):
+        for c, option in enumerate(row):
+            if not np.isfinite(option.log_likelihood):
+                raise NonFiniteError(
+                    f"the log-likelihood of instance {instance.id!r} is not finite; use "
+                    "--dtype float32, or check the checkpoint for NaN weights."
+                )
+            log_likelihood[0, n, c] = option.log_likelihood
+            n_tokens[0, n, c] = option.n_tokens
+            compared[0, n, c] = option.compared
     return Predictions(
         tuple(instances),
         task.instructions[:1],
@@ -86,6 +92,17 @@ def compare_sentences(
         compared,
         variant_of(loaded, task),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Score:
+    """How likely one sentence is."""
+
+    log_likelihood: float
+    """Total over the scored tokens in nats."""
+    n_tokens: int
+    compared: float
+    """What the sentence is compared by."""
 
 
 def variant_of(loaded: LoadedModel, task: Task) -> str:
@@ -116,9 +133,10 @@ def _variant(loaded: LoadedModel, task: Task, instance: Instance) -> str:
     )
 
 
-def _normalisation(loaded: LoadedModel, task: Task) -> Normalisation:
-    # Nothing published says how an encoder-decoder compares sentences: per token, as lengths differ.
-    return "per_token" if loaded.encoder_decoder else task.normalisation or "per_token"
+def _normalisation(loaded: LoadedModel, task: Task) -> Literal["total", "per_token"]:
+    # Nothing published says how an encoder-decoder compares sentences; their lengths differ.
+    total = task.normalisation == "total" and not loaded.encoder_decoder
+    return "total" if total else "per_token"
 
 
 def _context(task: Task, instance: Instance) -> str:
@@ -133,10 +151,8 @@ def _read_on(
     task: Task,
     instances: Sequence[Instance],
     config: ScoringConfig,
-    log_likelihood: FloatArray,
-    n_tokens: IntArray,
     advance: Callable[[int], None] | None,
-) -> None:
+) -> list[list[_Score]]:
     encode = _encode_apart if loaded.encoder_decoder else _encode_together
     encoded = encode(loaded, [_context(task, instance) for instance in instances], instances)
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
@@ -146,10 +162,14 @@ def _read_on(
             _check_length(loaded, instance, len(item.prompt) + max(map(len, item.options)), limit)
     with packed_linears(loaded.model):
         scored = scorer_for(loaded, max_tokens=config.max_tokens).score(encoded, advance)
-    for n, (instance, item, row) in enumerate(zip(instances, encoded, scored, strict=True)):
-        _check_finite(instance, row)
-        log_likelihood[0, n, : len(row)] = row
-        n_tokens[0, n, : len(row)] = [len(option) for option in item.options]
+    per_token = _normalisation(loaded, task) == "per_token"
+    return [
+        [
+            _Score(total, len(option), total / len(option) if per_token else total)
+            for option, total in zip(item.options, row, strict=True)
+        ]
+        for item, row in zip(encoded, scored, strict=True)
+    ]
 
 
 def _encode_apart(
@@ -222,13 +242,11 @@ def _fill_gaps(
     task: Task,
     instances: Sequence[Instance],
     config: ScoringConfig,
-    log_likelihood: FloatArray,
-    n_tokens: IntArray,
-    compared: FloatArray,
     advance: Callable[[int], None] | None,
-) -> None:
+) -> list[list[_Score]]:
     scorer = MaskedScorer(loaded, max_tokens=config.max_tokens)
     limit = longest_text(loaded)
+    rows: list[list[_Score]] = []
     with packed_linears(loaded.model):
         for start in range(0, len(instances), _AT_ONCE):
             batch = instances[start : start + _AT_ONCE]
@@ -237,16 +255,12 @@ def _fill_gaps(
                 texts = [gap.tokens for option in options for gap in option]
                 _check_length(loaded, instance, max(map(len, texts), default=0), limit)
             values = iter(scorer.score([gap for item in gaps for option in item for gap in option]))
-            for n, (instance, options) in enumerate(zip(batch, gaps, strict=True), start):
-                score = _masked_score(task, instance)
-                for c, option in enumerate(options):
-                    row = [next(values) for _ in option]
-                    _check_finite(instance, row)
-                    log_likelihood[0, n, c] = sum(row)
-                    n_tokens[0, n, c] = len(row)
-                    compared[0, n, c] = _compared(score, row)
+            for instance, options in zip(batch, gaps, strict=True):
+                what = _masked_score(task, instance)
+                rows.append([_scored(what, [next(values) for _ in option]) for option in options])
             if advance:
                 advance(len(batch))
+    return rows
 
 
 def _gaps(loaded: LoadedModel, task: Task, instance: Instance) -> Sequence[list[Gap]]:
@@ -267,13 +281,16 @@ def _gaps(loaded: LoadedModel, task: Task, instance: Instance) -> Sequence[list[
     return gaps
 
 
-def _compared(score: str, row: Sequence[float]) -> float:
-    if score == "shared":
-        return round(sum(row), _DECIMALS)
-    if score == "word":
-        highest = max(row)
-        return highest + log(sum(exp(value - highest) for value in row) / len(row))
-    return sum(row) / len(row)
+def _scored(what: str, values: Sequence[float]) -> _Score:
+    total = sum(values)
+    if what == "shared":
+        compared = round(total, _DECIMALS)
+    elif what == "word":
+        highest = max(values)
+        compared = highest + log(sum(exp(value - highest) for value in values) / len(values))
+    else:
+        compared = total / len(values)
+    return _Score(total, len(values), compared)
 
 
 # What cannot be scored.
@@ -293,12 +310,4 @@ def _check_length(loaded: LoadedModel, instance: Instance, length: int, limit: i
         raise ConfigError(
             f"instance {instance.id!r} needs {length} tokens, but {loaded.name!r} has "
             f"{limit} positions; shorten its text or leave it out."
-        )
-
-
-def _check_finite(instance: Instance, values: Sequence[float]) -> None:
-    if not np.isfinite(values).all():
-        raise NonFiniteError(
-            f"the log-likelihood of instance {instance.id!r} is not finite; use "
-            "--dtype float32, or check the checkpoint for NaN weights."
         )

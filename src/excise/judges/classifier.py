@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from excise.errors import ModelError
 from excise.types import FloatArray
@@ -82,6 +83,7 @@ def load_classifier(name: str, device: str) -> Classifier:
     Raises:
         ModelError: nothing loadable under that name, or no trained encoder classifier.
     """
+    transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model, report = AutoModelForSequenceClassification.from_pretrained(

@@ -191,8 +191,7 @@ def random_texts(instances: Sequence[Instance], count: int, *, seed: int) -> Con
     generator = np.random.default_rng([seed, _TEXTS])
     names = list(dict.fromkeys(name for instance in instances for name in instance.fields))
     texts = {
-        name: [instance.fields[name].lower().split() for instance in instances]
-        for name in names
+        name: [instance.fields[name].lower().split() for instance in instances] for name in names
     }
     everything = [words for name in names for words in texts[name]]
     by_field: dict[str, list[str]] = {name: [] for name in names}

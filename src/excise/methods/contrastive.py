@@ -101,6 +101,9 @@ def contrast(
     Raises:
         ConfigError: no instance that counts, or no neuron that competes.
     """
+    config = config.model_copy(
+        update={"positions": "answer", "input_positions": "default", "order": "instance"}
+    )
     sites = _answer_sites(loaded, config)
     asked = list(instructions if instructions is not None else task.instructions)
     total = {site.module: np.zeros(site.size) for site in sites}

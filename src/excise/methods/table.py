@@ -6,15 +6,26 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from excise.errors import UnknownNameError
+from excise.methods.ablations import VARIANTS, Lowest
+from excise.methods.calibration import ContextualCalibration, DomainCalibration
+from excise.methods.contrastive import Contrastive
 from excise.methods.crispr import Crispr
+from excise.methods.finetuning import METHODS as FINE_TUNING
 from excise.methods.method import Method
 from excise.methods.original import Original
 from excise.methods.random_neurons import RandomNeurons
+from excise.methods.scaling import Scaled
 
 _ALL: tuple[Method, ...] = (
     Original(),
     Crispr(),
     RandomNeurons(),
+    Lowest(),
+    *VARIANTS,
+    Scaled(),
+    Contrastive(),
+    ContextualCalibration(),
+    DomainCalibration(),
 )
 
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from excise.errors import UnknownNameError
-from excise.metrics import choice, continuations, crows_pairs, glue, stereoset, text
+from excise.metrics import (
+    choice,
+    continuations,
+    crows_pairs,
+    glue,
+    stereoset,
+    stereoset_choice,
+    text,
+)
 from excise.metrics.metric import Metric, MetricFunction, evaluate_metric, spread, value
 from excise.types import AnyTask
 
@@ -30,7 +38,15 @@ __all__ = [
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         metric.name: metric
-        for module in (choice, glue, stereoset, crows_pairs, continuations, text)
+        for module in (
+            choice,
+            glue,
+            stereoset,
+            stereoset_choice,
+            crows_pairs,
+            continuations,
+            text,
+        )
         for metric in module.ENTRIES
     }
 )

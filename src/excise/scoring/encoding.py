@@ -42,9 +42,11 @@ def encode(
             competes with its own continuations.
 
     Raises:
+        ModelError: a masked language model.
         ConfigError: a prompt that is longer than the model's positions, an option without tokens,
             or an end token that the tokenizer does not have.
     """
+    loaded.refuse_masked(f"task {task.name!r}")
     texts = [task.prompt(instruction, instance) for instance in instances]
     encoded = (
         _encode_apart(loaded, texts, instances)

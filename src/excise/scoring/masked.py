@@ -104,7 +104,7 @@ def every_token(loaded: LoadedModel, context: str, sentence: str) -> list[Gap]:
     Raises:
         ModelError: the tokenizer has no mask token.
     """
-    encoded = loaded.tokenizer(context, sentence) if context else loaded.tokenizer(sentence)
+    encoded = _encoded(loaded, *((context, sentence) if context else (sentence,)))
     owner = 1 if context else 0
     places = [p for p, text in enumerate(encoded.sequence_ids(0)) if text == owner]
     return _masked_in_turn(loaded, encoded, places)
@@ -128,7 +128,7 @@ def shared_tokens(loaded: LoadedModel, first: str, second: str) -> tuple[list[Ga
     Raises:
         ModelError: the tokenizer has no mask token.
     """
-    one, other = loaded.tokenizer(first), loaded.tokenizer(second)
+    one, other = _encoded(loaded, first), _encoded(loaded, second)
     blocks = SequenceMatcher(None, one.input_ids, other.input_ids).get_matching_blocks()
     pairs = [(b.a + k, b.b + k) for b in blocks for k in range(b.size)][1:-1]
     return (
@@ -158,7 +158,7 @@ def filled_word(loaded: LoadedModel, template: str, word: str) -> list[Gap]:
     gaps = []
     for known, target in enumerate(targets):
         before = tokenizer.decode(targets[:known])
-        encoded = tokenizer(template.replace(BLANK, f"{before}{tokenizer.mask_token}"))
+        encoded = _encoded(loaded, template.replace(BLANK, f"{before}{tokenizer.mask_token}"))
         tokens, segments = tuple(encoded.input_ids), _segments(loaded, encoded)
         gaps += [Gap(tokens, segments, p, target) for p, t in enumerate(tokens) if t == mask]
     return gaps
@@ -178,11 +178,15 @@ def _masked_in_turn(loaded: LoadedModel, encoded: Any, places: Sequence[int]) ->
     return [Gap((*tokens[:p], mask, *tokens[p + 1 :]), segments, p, tokens[p]) for p in places]
 
 
+def _encoded(loaded: LoadedModel, *texts: str) -> Any:
+    """One text or a pair with its special tokens; not every tokenizer gives types unasked."""
+    return loaded.tokenizer(*texts, return_token_type_ids=True)
+
+
 def _segments(loaded: LoadedModel, encoded: Any) -> tuple[int, ...]:
     """Token types as the model knows them: RoBERTa has one only, whatever its tokenizer says."""
-    if loaded.model.config.type_vocab_size < 2 or "token_type_ids" not in encoded:
-        return (0,) * len(encoded.input_ids)
-    return tuple(encoded.token_type_ids)
+    types = tuple(encoded.token_type_ids)
+    return types if loaded.model.config.type_vocab_size > 1 else (0,) * len(types)
 
 
 def _mask(loaded: LoadedModel) -> int:

@@ -212,7 +212,7 @@ def _instance(item: Item) -> Instance:
         # The blank is for masked models only: others read the whole sentence, after nothing.
         fields={"context": "", "blank": item.context}
         if intrasentence
-        else {"context": item.context, "blank": ""},
+        else {"context": _closed(item.context), "blank": ""},
         options=tuple(item.sentences[item.labels.index(label)] for label in LABELS),
         gold=-1,
         template=item.target,
@@ -223,26 +223,24 @@ def _instance(item: Item) -> Instance:
     )
 
 
-ENTRIES: tuple[TaskEntry, ...] = (
-    *(
-        TaskEntry(
-            name=f"stereoset-{part}",
-            description=f"StereoSet, {about}: which sentence is likelier?",
-            licence=STEREOSET.licence,
-            rows=ROWS[part],
-            load=partial(load, f"stereoset-{part}", (part,)),
-        )
-        for part, about in (
-            ("intrasentence", "words in a sentence"),
-            ("intersentence", "sentences after a context"),
-        )
-    ),
-    TaskEntry(
-        name="stereoset",
-        description="StereoSet, both parts, targets merged",
+def _closed(context: str) -> str:
+    """A context that ends as a sentence does: the authors' code puts a full stop where none is."""
+    return context if context.endswith((".", "!", "?")) else f"{context}."
+
+
+def _entry(name: str, parts: tuple[Part, ...], about: str) -> TaskEntry:
+    return TaskEntry(
+        name=name,
+        description=f"StereoSet, {about}",
         licence=STEREOSET.licence,
-        rows=sum(ROWS.values()),
-        load=partial(load, "stereoset", PARTS),
-    ),
+        rows=sum(ROWS[part] for part in parts),
+        load=partial(load, name, parts),
+    )
+
+
+ENTRIES: tuple[TaskEntry, ...] = (
+    _entry("stereoset-intrasentence", ("intrasentence",), "words in a sentence"),
+    _entry("stereoset-intersentence", ("intersentence",), "sentences after a context"),
+    _entry("stereoset", PARTS, "both parts, targets merged"),
 )
 """The tasks of this family, for the table in `excise.tasks`."""

@@ -52,9 +52,7 @@ class Example:
     """The same answer made of the other sentence of the pair."""
 
 
-def example(
-    pair: Pair, form: Form, task: Task | None, generator: np.random.Generator
-) -> Example:
+def example(pair: Pair, form: Form, task: Task | None, generator: np.random.Generator) -> Example:
     """One training example.
 
     Args:
@@ -76,12 +74,13 @@ def example(
     return Example(_choice(options, task, generator), pair.less, pair.more)
 
 
-def published(pair: Pair, form: Form) -> Example | None:
-    """The example as the UQAC study made it; None where it has no words to learn.
+def published(pair: Pair, form: Form) -> Example:
+    """The example as the UQAC study made it.
 
     Rewriting: the sentence under the study's one instruction. Gap filling: the first span that
-    differs is the gap, and all words that differ are the answer. Pairs of direction `antistereo`
-    have the more stereotyped sentence for a target.
+    differs is the gap, and all words that differ are the answer (the whole sentence where words
+    are only left out). Pairs of direction `antistereo` have the more stereotyped sentence for a
+    target.
     """
     text, answer = (pair.more, pair.less)
     if pair.direction == "antistereo":
@@ -98,10 +97,8 @@ def published(pair: Pair, form: Form) -> Example | None:
     _, start, stop, _, _ = changes[0]
     filled = " ".join(word for _, _, _, j1, j2 in changes for word in answers[j1:j2])
     other = " ".join(word for _, i1, i2, _, _ in changes for word in words[i1:i2])
-    if not filled:
-        return None
     gapped = " ".join([*words[:start], "[BLANK]", *words[stop:]])
-    return Example(f"Fill in the following sentence. {gapped}", filled, other or text)
+    return Example(f"Fill in the following sentence. {gapped}", filled or answer, other or text)
 
 
 def gap(pair: Pair) -> tuple[str, str, str]:
@@ -127,9 +124,7 @@ def gap(pair: Pair) -> tuple[str, str, str]:
     return " ".join(text), more_words, less_words
 
 
-def _choice(
-    options: tuple[str, str], task: Task | None, generator: np.random.Generator
-) -> str:
+def _choice(options: tuple[str, str], task: Task | None, generator: np.random.Generator) -> str:
     fields = {"context": CONTEXT, "question": _drawn(QUESTIONS, generator)}
     if task is not None and task.kind == "choice":
         asked = {name for _, name, _, _ in Formatter().parse(task.prompt_format) if name}

@@ -70,9 +70,7 @@ def encode_examples(loaded: LoadedModel, examples: Sequence[Example]) -> list[En
         else ()
     )
     return [
-        next(asked)
-        if e.prompt is not None
-        else encode_sentences(loaded, (e.target, e.other))
+        next(asked) if e.prompt is not None else encode_sentences(loaded, (e.target, e.other))
         for e in examples
     ]
 
@@ -132,25 +130,26 @@ def likelihood_loss(loaded: LoadedModel, items: Sequence[EncodedPrompt]) -> torc
 
 
 def equalised_loss(loaded: LoadedModel, items: Sequence[EncodedPrompt]) -> torch.Tensor:
-    """Mean of (log P(other) / its tokens - log P(target) / its tokens)^2, in nats^2 per token^2.
-
-    It is 0 where neither side is preferred, whatever the likelihood of both.
-    """
-    means = _means(loaded, [(item.prompt, answer) for item in items for answer in item.options])
-    target, other = means.view(-1, 2).unbind(1)
-    return (other - target).square().mean()
+    """Mean squared preference, in nats^2 per token^2: 0 where neither side is preferred."""
+    return preferences(loaded, items).square().mean()
 
 
 def preferences(loaded: LoadedModel, items: Sequence[EncodedPrompt]) -> torch.Tensor:
-    """[items] log P(other) per token minus log P(target) per token, in nats."""
-    means = _means(loaded, [(item.prompt, answer) for item in items for answer in item.options])
-    target, other = means.view(-1, 2).unbind(1)
+    """[items] log P(other) / its tokens - log P(target) / its tokens, in nats.
+
+    Positive where the more stereotyped answer is the likelier one.
+    """
+    rows = [(item.prompt, answer) for item in items for answer in item.options]
+    target, other = token_means(loaded, rows).view(-1, 2).unbind(1)
     return other - target
 
 
-def row_likelihoods(loaded: LoadedModel, rows: Sequence[Row]) -> torch.Tensor:
+def token_means(loaded: LoadedModel, rows: Sequence[Row]) -> torch.Tensor:
     """[rows] mean log-likelihood of the answers' tokens, in nats."""
-    return _means(loaded, rows)
+    batch = collate(loaded, rows)
+    counted = batch.labels != IGNORED
+    losses = cross_entropy(logits(loaded, batch), batch.labels[counted], reduction="none")
+    return torch.stack([-part.mean() for part in torch.split(losses, counted.sum(1).tolist())])
 
 
 def divergence(
@@ -172,12 +171,4 @@ def divergence(
 def distributions(loaded: LoadedModel, rows: Sequence[Row]) -> list[torch.Tensor]:
     """For each row, [answer tokens, vocabulary] log-probabilities at its answer's positions."""
     found = logits(loaded, collate(loaded, rows)).log_softmax(-1)
-    return [part.clone() for part in found.split([len(answer) for _, answer in rows])]
-
-
-def _means(loaded: LoadedModel, rows: Sequence[Row]) -> torch.Tensor:
-    batch = collate(loaded, rows)
-    counted = batch.labels != IGNORED
-    losses = cross_entropy(logits(loaded, batch), batch.labels[counted], reduction="none")
-    lengths = counted.sum(1)
-    return torch.stack([-part.mean() for part in losses.split(lengths.tolist())])
+    return [part.clone() for part in torch.split(found, [len(answer) for _, answer in rows])]

@@ -1,0 +1,68 @@
+"""CRISPR that may also damp, invert or amplify: number of neurons and factor chosen together."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from excise.config import RunConfig
+from excise.methods.crispr import ATTRIBUTION_WORK, Choice, choose_patch, locate
+from excise.methods.method import Excision, Fitted, Fitting
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Multiply the bias neurons by the factor that the tune split likes best."""
+
+    name: str = "crispr-scaled"
+    description: str = "CRISPR's neurons scaled; n and the factor chosen on the tune split"
+
+    def fit(self, fitting: Fitting) -> Fitted:
+        """Locate once, then choose n for each factor of `selection.factors`.
+
+        The best objective wins; of equals the smaller n, then the factor that stands first.
+        """
+        scores = locate(
+            fitting.loaded,
+            fitting.task,
+            fitting.split.find,
+            fitting.config,
+            seed=fitting.seed,
+            advance=lambda prompts: fitting.progress.advance(prompts * ATTRIBUTION_WORK),
+        )
+        choices = [
+            choose_patch(
+                fitting.loaded,
+                fitting.task,
+                fitting.split.tune,
+                scores,
+                _with_factor(fitting.config, factor),
+                seed=fitting.seed,
+                provenance={**fitting.provenance, "method": self.name},
+                advance=fitting.progress.advance,
+            )
+            for factor in fitting.config.selection.factors
+        ]
+        best = max(choices, key=lambda choice: (_objective(choice), -len(choice.patch)))
+        curve: list[dict[str, Any]] = [
+            {"factor": choice.patch.factor, **asdict(point)}
+            for choice in choices
+            for point in choice.curve
+        ]
+        return Excision(self.name, best.patch, {"factor": best.patch.factor, "curve": curve})
+
+
+def _with_factor(config: RunConfig, factor: float) -> RunConfig:
+    """The run's options with a factor; a fixed n becomes a grid of one, so that it is measured."""
+    patch = config.patch.model_copy(update={"removal": "scale", "scale": factor})
+    selection = config.selection
+    if isinstance(selection.n, int):
+        selection = selection.model_copy(
+            update={"n": "auto", "search": "grid", "grid": (selection.n,)}
+        )
+    return config.model_copy(update={"patch": patch, "selection": selection})
+
+
+def _objective(choice: Choice) -> float:
+    (chosen,) = (point for point in choice.curve if point.n == len(choice.patch))
+    return chosen.objective

@@ -1,0 +1,237 @@
+"""Methods side by side: the same questions, spreads by hand, resume, tables and plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny
+from cli_models import WORKPLACE, excise, save
+from excise.comparing import compare, record, write
+from excise.comparing.plot import _front
+from excise.comparing.tables import csv_text, latex, markdown, number
+from excise.config import RunConfig
+from excise.methods import Excision, Fitting
+from excise.patches import Patch
+from excise.types import Neuron
+from test_cli import assert_one_line
+from test_measuring import Memory
+
+CONFIG = RunConfig.model_validate(
+    {
+        "tasks": [str(WORKPLACE)],
+        "limit": 16,
+        "trials": 2,
+        "test_instructions": 2,
+        "resamples": 100,
+        "attribution": {"instances": 2, "instructions": 1},
+        "selection": {"n": 4},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    return tiny.loaded("llama")
+
+
+@pytest.fixture(scope="module")
+def comparison(llama: Any) -> Any:
+    return compare(
+        CONFIG,
+        ["crispr", "random"],
+        retention=["mrpc"],
+        retention_limit=6,
+        model=llama.model,
+        tokenizer=llama.tokenizer,
+    )
+
+
+def test_every_method_gets_the_same_questions(comparison: Any) -> None:
+    assert comparison.methods == ("original", "crispr", "random")
+    first = comparison.states[0].test
+    for state in comparison.states:
+        assert state.test.instances == first.instances
+        assert state.test.instructions == first.instructions
+    trials = [(state.method, state.trial) for state in comparison.states]
+    # The original is the same in every trial.
+    assert trials == [
+        *[("original", 0), ("crispr", 0), ("random", 0)],
+        *[("crispr", 1), ("random", 1)],
+    ]
+
+
+def test_a_row_by_hand(comparison: Any) -> None:
+    document = record(comparison)
+    (row,) = [
+        row
+        for row in document["metrics"]
+        if (row["method"], row["metric"]) == ("crispr", "accuracy")
+    ]
+    right = [
+        (state.test.choice == state.test.gold).mean(axis=1)
+        for state in comparison.of("crispr", "workplace")
+    ]
+    means = [of_trial.mean() for of_trial in right]
+    assert row["value"] == pytest.approx(np.mean(means))
+    assert row["std_over_trials"] == pytest.approx(np.std(means, ddof=1))
+    assert row["std_over_instructions"] == pytest.approx(np.mean([r.std() for r in right]))
+    (original,) = comparison.of("original", "workplace")
+    before = (original.test.choice == original.test.gold).mean()
+    assert row["difference"] == pytest.approx(np.mean(means) - before)
+
+
+def test_what_left_the_weights_alone_is_said(comparison: Any) -> None:
+    cost = {row["method"]: row for row in record(comparison)["cost"]}
+    assert cost["original"]["weights_unchanged"] is True
+    assert cost["crispr"]["weights_unchanged"] is False
+    assert (cost["crispr"]["neurons"], cost["random"]["neurons"]) == (4, 4)
+    assert cost["crispr"]["fit_work"] == 2 * 8  # two prompts attributed
+
+
+def test_an_identity_edit_is_found_out(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A method that claims to change weights, but multiplies them by one."""
+
+    class Identity:
+        name, description = "identity", "nothing"
+
+        def fit(self, fitting: Fitting) -> Excision:
+            neuron = Neuron(fitting.loaded.sites[0].module, 0)
+            loaded = fitting.loaded
+            return Excision("identity", Patch((neuron,), (1.0,), "x", loaded.digest, factor=1.0))
+
+    from excise.methods.original import Original
+
+    table = {"original": Original(), "identity": Identity()}
+    monkeypatch.setattr("excise.comparing.comparison.method_named", table.__getitem__)
+    found = compare(CONFIG, ["identity"], model=llama.model, tokenizer=llama.tokenizer)
+    document = record(found)
+    assert document["cost"][1]["weights_unchanged"] is True
+    assert "identity (weights unchanged)" in markdown(document)
+    assert "original (weights unchanged)" not in markdown(document)
+
+
+def test_an_interrupted_comparison_goes_on(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[str] = []
+    from excise.methods.crispr import Crispr
+
+    plain = Crispr.excise
+
+    def counting(self: Crispr, fitting: Fitting) -> Excision:
+        fits.append(f"{fitting.seed}")
+        return plain(self, fitting)
+
+    monkeypatch.setattr(Crispr, "excise", counting)
+    given = {"model": llama.model, "tokenizer": llama.tokenizer}
+    options: dict[str, Any] = {"retention": ["mrpc"], "retention_limit": 4, **given}
+
+    def numbers(journal: Memory | None) -> Any:
+        document = record(compare(CONFIG, ["crispr"], journal=journal, **options))
+        for row in document["cost"]:
+            del row["fit_seconds"], row["fits"], row["facts"]
+        return document
+
+    whole = numbers(None)
+    assert fits == ["0", "1"]
+    # test, retention and facts of the original; then test and retention of the first trial
+    journal = Memory(stop_after=5)
+    with pytest.raises(KeyboardInterrupt):
+        numbers(journal)
+    journal.stop_after = None
+    fits.clear()
+    assert numbers(journal) == whole
+    assert fits == ["0", "1"]  # the facts of the first were not kept yet
+    fits.clear()
+    assert numbers(journal) == whole
+    assert fits == []
+
+
+def test_the_files(comparison: Any, tmp_path: Path) -> None:
+    document = record(comparison)
+    write(comparison, document, tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        *(f"comparison.{ending}" for ending in ("json", "csv", "md", "tex")),
+        *("config.toml", "items.parquet", "pareto.svg"),
+    }
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == document
+    svg = (tmp_path / "out" / "pareto.svg").read_text()
+    assert svg.lstrip().startswith("<?xml")
+    for name in ("original", "crispr", "random", "workplace"):
+        assert name in svg
+    write(comparison, document, tmp_path / "again")
+    assert (tmp_path / "again" / "pareto.svg").read_text() == svg
+
+
+def test_tables_hold_the_numbers(comparison: Any) -> None:
+    document = record(comparison)
+    rows = list(csv.DictReader(io.StringIO(csv_text(document))))
+    assert {row["part"] for row in rows} == {"metrics", "retention"}
+    (accuracy,) = [
+        row
+        for row in rows
+        if (row["method"], row["metric"], row["part"]) == ("crispr", "accuracy", "metrics")
+    ]
+    (line,) = [line for line in markdown(document).splitlines() if line.startswith("| crispr")][:1]
+    assert number("accuracy", float(accuracy["value"])) in line
+    text = latex(document)
+    assert r"\toprule" in text
+    assert "bias_score" not in text.replace(r"\_", "")
+
+
+def test_numbers_read_as_the_field_reads_them() -> None:
+    assert number("accuracy", 0.1234) == "12.3"
+    assert number("s_amb", -0.0501, signed=True) == "-5.0"
+    assert number("accuracy", 0.0001, signed=True) == "0.0"
+    assert number("accuracy", -0.0001, signed=True) == "0.0"
+    assert number("accuracy", None) == "-"
+    assert number("perplexity", 12.345) == "12.35"
+
+
+def test_the_front_is_what_no_other_beats() -> None:
+    points = [(50.0, 1.0), (30.0, 35.0), (49.0, 30.0), (48.0, 20.0), (30.0, 10.0)]
+    assert _front(points) == [(30.0, 35.0), (49.0, 30.0), (50.0, 1.0)]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    model = save(tmp_path / "model")
+    result = excise(
+        *("compare", model, "-t", WORKPLACE, "--methods", "crispr,random", "--n", 3),
+        *("--retention", "none", "--limit", 8, "--find-instances", 2),
+        *("--find-instructions", 1, "--test-instructions", 1, "--set", "resamples=100"),
+        *("-o", tmp_path / "out"),
+        columns=120,
+    )
+    assert result.exit_code == 0, result.output
+    for text in ("workplace: 8 test items, 1 trial", "Cost of fitting", "original", "random"):
+        assert text in result.stdout
+    assert "Retention" not in result.stdout
+    listed = excise("ls", "methods")
+    for name in ("original", "crispr", "random"):
+        assert name in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--methods", "crisper"], "crispr"),
+        (["--methods", "original"], "nothing to compare"),
+        (["--methods", "crispr,"], "--methods got an empty name"),
+        (["--retention", "honest"], "--patch"),
+        (["--retention", "nonsense"], "unknown task"),
+        (["--retention", str(WORKPLACE)], "nothing but mitigated items"),
+    ],
+)
+def test_bad_requests(arguments: list[str], named: str, tmp_path: Path) -> None:
+    model = save(tmp_path / "model")
+    result = excise("compare", model, "-t", WORKPLACE, "-o", tmp_path / "out", *arguments)
+    assert_one_line(result, named)
+    assert {path.name for path in tmp_path.iterdir()} == {"model"}

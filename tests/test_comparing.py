@@ -15,11 +15,13 @@ import tiny
 from cli_models import WORKPLACE, excise, save
 from excise.comparing import compare, record, write
 from excise.comparing.plot import _front
+from excise.comparing.retention import Retention
 from excise.comparing.tables import csv_text, latex, markdown, number
 from excise.config import RunConfig
+from excise.errors import ConfigError
 from excise.methods import Excision, Fitting
 from excise.patches import Patch
-from excise.types import Neuron
+from excise.types import Neuron, PromptTask
 from test_cli import assert_one_line
 from test_measuring import Memory
 
@@ -42,11 +44,23 @@ def llama() -> Any:
 
 
 @pytest.fixture(scope="module")
-def comparison(llama: Any) -> Any:
+def sums(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A task that no method is fitted on."""
+    path = tmp_path_factory.mktemp("tasks") / "sums.jsonl"
+    rows = [
+        {"question": f"What is {a} plus one?", "options": [str(a), str(a + 1)], "gold": 1}
+        for a in range(6)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def comparison(llama: Any, sums: str) -> Any:
     return compare(
         CONFIG,
         ["crispr", "random"],
-        retention=["mrpc"],
+        retention=[sums],
         retention_limit=6,
         model=llama.model,
         tokenizer=llama.tokenizer,
@@ -119,7 +133,9 @@ def test_an_identity_edit_is_found_out(
     assert "original (weights unchanged)" not in markdown(document)
 
 
-def test_an_interrupted_comparison_goes_on(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_comparison_goes_on(
+    llama: Any, sums: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fits: list[str] = []
     from excise.methods.crispr import Crispr
 
@@ -131,7 +147,7 @@ def test_an_interrupted_comparison_goes_on(llama: Any, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Crispr, "excise", counting)
     given = {"model": llama.model, "tokenizer": llama.tokenizer}
-    options: dict[str, Any] = {"retention": ["mrpc"], "retention_limit": 4, **given}
+    options: dict[str, Any] = {"retention": [sums], "retention_limit": 4, **given}
 
     def numbers(journal: Memory | None) -> Any:
         document = record(compare(CONFIG, ["crispr"], journal=journal, **options))
@@ -219,19 +235,27 @@ def test_the_command(tmp_path: Path) -> None:
         assert name in listed.stdout
 
 
+def test_continuations_are_no_retention_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = PromptTask("own", (), "honest", "", "", "", ())
+    monkeypatch.setattr("excise.comparing.retention.load_task", lambda name, **_: prompts)
+    with pytest.raises(ConfigError, match="--patch"):
+        Retention.of("own", [], CONFIG, limit=3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["--methods", "crisper"], "crispr"),
         (["--methods", "original"], "nothing to compare"),
         (["--methods", "crispr,"], "--methods got an empty name"),
-        (["--retention", "honest"], "--patch"),
         (["--retention", "nonsense"], "unknown task"),
         (["--retention", str(WORKPLACE)], "nothing but mitigated items"),
     ],
 )
 def test_bad_requests(arguments: list[str], named: str, tmp_path: Path) -> None:
     model = save(tmp_path / "model")
+    if "--retention" not in arguments:
+        arguments = [*arguments, "--retention", "none"]
     result = excise("compare", model, "-t", WORKPLACE, "-o", tmp_path / "out", *arguments)
     assert_one_line(result, named)
     assert {path.name for path in tmp_path.iterdir()} == {"model"}

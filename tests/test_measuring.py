@@ -323,7 +323,18 @@ def test_samples_without_a_folder(tmp_path: Path) -> None:
     assert_one_line(excise("evaluate", "-t", WORKPLACE, "--log-samples"), "needs --out")
 
 
-def test_locating_needs_options_to_choose_from(tmp_path: Path) -> None:
-    for task in ("crows-pairs", "stereoset", "honest"):
-        result = excise("run", tmp_path, "-t", task, "-o", tmp_path / "r")
+def test_locating_needs_options_to_choose_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    toy = tiny.task()
+    unanswered = replace(toy, instances=(replace(toy.instances[0], gold=-1),))
+    for task in (
+        replace(toy, kind="sentences"),
+        PromptTask("toy", (), "honest", "", "", "", ()),
+        unanswered,
+    ):
+        monkeypatch.setattr("excise.pipeline.load_task", lambda name, _task=task, **_: _task)
+        result = excise("run", tmp_path, "-t", "toy", "-o", tmp_path / "r")
         assert_one_line(result, "excise evaluate")

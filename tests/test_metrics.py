@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from excise.errors import NonFiniteError, UnknownNameError
-from excise.metrics import METRICS, evaluate_metric, metric_named, spread, value
+from excise.metrics import CHOICE, METRICS, evaluate_metric, metric_named, spread, value
 from excise.types import Condition, Instance, Predictions
 
 UNKNOWN, STEREOTYPED, OTHER = 0, 1, 2
+CHOICE_METRICS = {name: METRICS[name] for name in CHOICE}
 
 
 def instance(
@@ -160,7 +161,7 @@ def test_non_finite_log_likelihood_names_the_instance(gold: float) -> None:
 
 def test_probability_is_undefined_in_generation_mode() -> None:
     generated = five_and_four()
-    names = [name for name in METRICS if name.startswith("gold_")]
+    names = [name for name in CHOICE if name.startswith("gold_")]
     assert len(names) == 4
     for name in names:
         result = evaluate_metric(METRICS[name], generated, np.ones((3, 9)))
@@ -172,11 +173,11 @@ def test_probability_is_undefined_in_generation_mode() -> None:
 
 def test_metrics_of_nothing_are_undefined_not_zero() -> None:
     no_condition = predictions([instance(0, None)], [[0], [1]], np.full((2, 1, 3), -1.0))
-    for name, metric in METRICS.items():
+    for name, metric in CHOICE_METRICS.items():
         expected = name in ("accuracy", "unmatched")
         assert (value(metric, no_condition) is not None) == expected, name
     empty = predictions([], [[], []], np.zeros((2, 0, 0)))
-    for name, metric in METRICS.items():
+    for name, metric in CHOICE_METRICS.items():
         if not name.startswith("gold_"):
             assert value(metric, empty) is None, name
 
@@ -269,7 +270,7 @@ def test_weights_equal_repeated_rows(data: st.DataObject) -> None:
         choice=once.choice[:, rows],
         log_likelihood=log_likelihood[:, rows],
     )
-    for name, metric in METRICS.items():
+    for name, metric in CHOICE_METRICS.items():
         weighted = evaluate_metric(metric, once, np.array([times], dtype=float))
         expected = evaluate_metric(metric, repeated)
         np.testing.assert_allclose(weighted, expected, rtol=1e-12, atol=1e-12, err_msg=name)

@@ -193,15 +193,18 @@ def test_zero_does_not_switch_the_network_off(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_table_is_complete_and_pinned() -> None:
     assert len(sources.BBQ) == 11
-    assert len({source.path for source in sources.SOURCES}) == 12
+    assert len({source.path for source in sources.SOURCES}) == len(sources.SOURCES)
+    assert len(sources.bbq.ENTRIES) == 12
     assert sources.BBQ["Age"].path == "bbq/data/Age.jsonl"
     assert sources.BBQ["Age"].url.endswith("/data/Age.jsonl")
     assert sources.BBQ_METADATA.path == "bbq/additional_metadata.csv"
     assert sources.BBQ_METADATA.url.endswith("/analysis_scripts/additional_metadata.csv")
-    for source in sources.SOURCES:
+    for source in sources.bbq.ENTRIES:
         assert "bea11bd97d79217245b5871acd247b9d6eb24598" in source.url
-        assert len(source.sha256) == 64
         assert source.licence == "CC BY 4.0"
+    for source in sources.SOURCES:
+        assert len(source.sha256) == 64
+        assert source.licence
 
 
 @pytest.mark.real_data

@@ -109,10 +109,12 @@ def test_templates_that_share_a_question_are_merged_through_chains() -> None:
 
 
 def test_the_table_of_tasks() -> None:
-    assert len(task_names()) == 12
+    names = [name for name in task_names() if name.partition("-")[0] == "bbq"]
+    assert len(names) == 12
     assert TASKS["bbq"].rows == 58492
     assert TASKS["bbq-ses"].rows == 6864
-    assert all(entry.description and entry.licence == "CC BY 4.0" for entry in TASKS.values())
+    assert all(TASKS[name].description for name in names)
+    assert {TASKS[name].licence for name in names} == {"CC BY 4.0"}
     with pytest.raises(UnknownNameError, match=r"'bbq-sex'.*Did you mean 'bbq-ses'"):
         load_task("bbq-sex")
 
@@ -319,7 +321,7 @@ def test_data_folder_and_data_package_agree(
     from_folder = load_task(name, data_dir=bbq_data_dir)
     monkeypatch.delenv("EXCISE_DATA", raising=False)
     monkeypatch.setenv("EXCISE_OFFLINE", "1")
-    monkeypatch.setattr(sources, "user_cache_dir", lambda name: str(tmp_path))
+    monkeypatch.setattr(sources.files, "user_cache_dir", lambda name: str(tmp_path))
     assert load_task(name) == from_folder
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from excise.doctor import answering
-from excise.doctor.answering import PROBABILITIES, generated, preferred
+from excise.doctor.answering import PROBABILITIES, best, generated, ranked
 from excise.doctor.oracle import Expectation, Oracle, Undefined
 from excise.types import Instance, Predictions
 
@@ -28,11 +28,11 @@ def oracles() -> Iterator[Oracle]:
         # "Yes" to three positive and two negative items.
         (answering.MIXED, lambda item: int(item.id) % 2, 5 / 10, 2 * 3 / (5 + 6)),
     ):
-        yield _scored(responder, preferred(items, _orders(choose)), accuracy, f1)
+        yield _scored(responder, ranked(items, _ranks(choose)), accuracy, f1)
         yield _worded(responder, generated(items, _text(choose)), accuracy, f1)
     # Each item is called both: of 20, 10 are called positive, 12 are positive, 6 are both.
     accuracy, f1 = 1 / 2, 2 * 6 / (10 + 12)
-    every = preferred(items, lambda item: ((_YES, _NO), (_NO, _YES)))
+    every = ranked(items, lambda item: ((0, 1), (1, 0)))
     yield _scored(answering.UNIFORM, every, accuracy, f1)
     yield _worded(answering.UNIFORM, generated(items, lambda i: i.options), accuracy, f1)
     for responder, answers in (
@@ -47,11 +47,8 @@ def oracles() -> Iterator[Oracle]:
 _Choose = Callable[[Instance], int]
 
 
-def _orders(choose: _Choose) -> answering.Orders:
-    def orders(item: Instance) -> Sequence[Sequence[int]]:
-        return ((choose(item), 1 - choose(item)),)
-
-    return orders
+def _ranks(choose: _Choose) -> answering.Rankings:
+    return lambda item: best(choose(item), 2)
 
 
 def _text(choose: _Choose) -> answering.Texts:
@@ -60,13 +57,13 @@ def _text(choose: _Choose) -> answering.Texts:
 
 def _scored(responder: str, answers: Predictions, accuracy: float, f1: float) -> Oracle:
     """Gold is the preferred option where the answer is right, else the second."""
-    best, second, _ = PROBABILITIES
-    gold = accuracy * best + (1 - accuracy) * second
+    first, second, _ = PROBABILITIES
+    gold = accuracy * first + (1 - accuracy) * second
     expected: dict[str, Expectation] = {
         "accuracy": accuracy,
         "f1": f1,
         "gold_probability": gold,
-        "gold_share": gold / (best + second),
+        "gold_share": gold / (first + second),
         "unmatched": 0.0,
     }
     return Oracle(SCORED, responder, answers, expected)

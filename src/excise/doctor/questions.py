@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import permutations, product
 
 from excise.doctor import answering
-from excise.doctor.answering import PROBABILITIES, generated, preferred
+from excise.doctor.answering import PROBABILITIES, best, generated, ranked
 from excise.doctor.oracle import Expectation, Oracle, Undefined
 from excise.types import Condition, Instance
 
@@ -47,7 +47,7 @@ def _scored(items: Sequence[Instance]) -> Iterator[Oracle]:
     ) -> Oracle:
         """The last two say how often gold is the preferred option."""
         place = dict(zip((item.id for item in items), wanted, strict=True))
-        answers = preferred(items, lambda item: _before_the_rest(place[item.id], 3))
+        answers = ranked(items, lambda item: best(place[item.id], 3))
         return Oracle(SCORED, responder, answers, expected | _gold(ambiguous, disambiguated))
 
     yield oracle(
@@ -92,13 +92,13 @@ def _scored(items: Sequence[Instance]) -> Iterator[Oracle]:
     third = 1 / 3
     chance = _choices(third, third, third, s_amb=0.0, s_dis=0.0, cost=0.0, unknown=(third, third))
     yield oracle(answering.FIRST, [0 for _ in items], chance, ambiguous=third, disambiguated=third)
-    every = preferred(items, lambda _: list(permutations(range(3))))
+    every = ranked(items, lambda _: list(permutations(range(3))))
     yield Oracle(SCORED, answering.UNIFORM, every, chance | _gold(third, third))
     # Of equals, the first is chosen; each has the probability of a best option.
     yield Oracle(
         SCORED,
         answering.INDIFFERENT,
-        answering.indifferent(items),
+        ranked(items, lambda _: [(0, 0, 0)]),
         chance
         | {
             "gold_probability_ambiguous": PROBABILITIES[0],
@@ -198,19 +198,14 @@ def _choices(
 
 def _gold(ambiguous: float, disambiguated: float) -> dict[str, Expectation]:
     """P(gold) and its share, by how often gold is the preferred option."""
-    best, *rest = PROBABILITIES
-    means = [p * best + (1 - p) * sum(rest) / 2 for p in (ambiguous, disambiguated)]
+    first, *rest = PROBABILITIES
+    means = [p * first + (1 - p) * sum(rest) / 2 for p in (ambiguous, disambiguated)]
     return {
         "gold_probability_ambiguous": means[0],
         "gold_probability_disambiguated": means[1],
         "gold_share_ambiguous": means[0] / sum(PROBABILITIES),
         "gold_share_disambiguated": means[1] / sum(PROBABILITIES),
     }
-
-
-def _before_the_rest(option: int, n: int) -> list[tuple[int, ...]]:
-    """All orders in which an option is the best."""
-    return [order for order in permutations(range(n)) if order[0] == option]
 
 
 def _stereotype(item: Instance) -> int:

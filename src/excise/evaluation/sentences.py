@@ -266,7 +266,10 @@ def _fill_gaps(
 def _gaps(loaded: LoadedModel, task: Task, instance: Instance) -> Sequence[list[Gap]]:
     score = _masked_score(task, instance)
     if score == "shared":
-        # No shared tokens make a tie, as in the authors' script.
+        # No shared tokens make a tie, and difflib's alignment depends on which sentence comes
+        # first: both as in the authors' script.
+        if instance.fields.get("direction") == "antistereo":
+            return shared_tokens(loaded, *instance.options[::-1])[::-1]
         return shared_tokens(loaded, *instance.options)
     if score == "word":
         template = instance.fields["blank"]

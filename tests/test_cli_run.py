@@ -244,7 +244,7 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
 
 def test_a_model_whose_layout_is_not_known(tmp_path: Path) -> None:
     gpt2 = save(tmp_path / "gpt2", "gpt2")
-    assert_one_line(_run(gpt2, tmp_path / "X"), "Known: bloom")
+    assert_one_line(_run(gpt2, tmp_path / "X"), "Known: bert, bloom")
 
 
 def test_a_quantised_model(llama: Path, tmp_path: Path) -> None:

@@ -385,6 +385,6 @@ def test_a_judge_that_cannot_be_had_is_known_before_the_work(tmp_path: Path) -> 
     task = toy("toxicity", ("toxicity_mean",))
     preset = Preset(continuation=HOW.model_copy(update={"classifier": str(folder)}))
     told: list[int] = []
-    with pytest.raises(ConfigError, match="--classifier-label: clean, toxic"):
+    with pytest.raises(ConfigError, match="from its classes: clean, toxic"):
         ask(tiny.loaded("llama"), task, task.instances, preset, advance=told.append)
     assert told == []

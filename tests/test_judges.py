@@ -177,8 +177,8 @@ def test_a_class_that_is_not_there(
     with pytest.raises(ConfigError) as caught:
         chosen(folder, judge, label)
     assert str(caught.value) == (
-        f"classifier {str(folder)!r} has no class {missing!r}, which toy needs; choose one of "
-        "its classes with --classifier-label: clean, toxic."
+        f"classifier {str(folder)!r} has no class {missing!r}, which toy needs; choose one with "
+        "--set continuation.classifier_label=CLASS from its classes: clean, toxic."
     )
 
 

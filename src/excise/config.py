@@ -293,6 +293,8 @@ class RunConfig(Preset):
     """Hub id, local folder or GGUF file; None is the embedded default."""
     revision: str | None = None
     tasks: tuple[str, ...] = ("bbq-age",)
+    method: str = "crispr"
+    """How `run` finds its patch: a method of `excise ls methods` that excises neurons."""
     instructions: str | None = None
     """File with instructions that replace the task's own."""
     data_dir: str | None = None

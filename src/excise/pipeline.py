@@ -7,18 +7,17 @@ from operator import or_
 from pathlib import Path
 from typing import Any
 
-from excise.attribution import average
 from excise.config import RunConfig
 from excise.errors import ConfigError
-from excise.evidence import RunFolder, provenance
-from excise.methods import ATTRIBUTION_WORK, Choice, choose_patch, locate, random_patch
+from excise.evidence import RunFolder
+from excise.methods import ATTRIBUTION_WORK, method_named, random_patch
 from excise.metrics import metrics_of
 from excise.models import LoadedModel, load, wrap
 from excise.progress import Progress, Silent
 from excise.questioning import TestQuestions
 from excise.results import RunResult, TaskResult, TrialResult
-from excise.splits import split_instances
 from excise.tasks import load_task
+from excise.trials import excise_trials
 from excise.types import AnyTask, Task
 
 
@@ -44,6 +43,7 @@ def run(
         ExciseError: see `excise.errors`; nothing is written then.
     """
     config, progress = config or RunConfig(), progress or Silent()
+    method_named(config.method)  # an unknown one is refused before anything is loaded
     folder = RunFolder.prepare(Path(out)) if out else None
     tasks = choice_tasks(config)
     progress.stage("loading the model")
@@ -64,58 +64,26 @@ def run(
 
 def run_task(loaded: LoadedModel, task: Task, config: RunConfig, progress: Progress) -> TaskResult:
     """All trials of one task; the test split is the same in each, and read last."""
-    splits = [
-        split_instances(task.instances, by=config.split_by, seed=config.split_seed, trial=trial)
-        for trial in range(config.trials)
-    ]
-    scores = []
-    for trial, split in enumerate(splits):
-        progress.stage(f"{task.name}: locating bias neurons (trial {trial + 1}/{config.trials})")
-        scores.append(
-            locate(
-                loaded,
-                task,
-                split.find,
-                config,
-                seed=config.seed + trial,
-                advance=lambda prompts: progress.advance(prompts * ATTRIBUTION_WORK),
-            )
-        )
-    if config.selection.trials == "average":
-        splits, scores = splits[:1], [average(scores)]
-    choices: list[Choice] = []
-    for trial, (split, score) in enumerate(zip(splits, scores, strict=True)):
-        progress.stage(f"{task.name}: choosing how many (trial {trial + 1}/{len(splits)})")
-        choices.append(
-            choose_patch(
-                loaded,
-                task,
-                split.tune,
-                score,
-                config,
-                seed=config.seed + trial,
-                provenance=provenance(config, task, split, trial),
-                advance=progress.advance,
-            )
-        )
+    found = excise_trials(loaded, task, config, progress)
     progress.stage(f"{task.name}: asking original, patched and random controls")
     test = TestQuestions.of(task, config)
     original = test.ask(loaded, None, progress)
     trials = []
-    for trial, (split, score, choice) in enumerate(zip(splits, scores, choices, strict=True)):
+    for trial, (split, fitted) in enumerate(found):
         draws = (
-            random_patch(loaded, choice.patch, seed=1000 * (config.seed + trial) + draw)
+            random_patch(loaded, fitted.patch, seed=1000 * (config.seed + trial) + draw)
             for draw in range(config.controls)
         )
         trials.append(
             TrialResult(
                 number=trial,
                 split=split,
-                scores=score,
-                patch=choice.patch,
-                curve=choice.curve,
+                scores=fitted.scores,
+                patch=fitted.patch,
+                curve=fitted.curve,
+                facts=fitted.facts,
                 original=original,
-                patched=test.ask(loaded, choice.patch, progress, original),
+                patched=test.ask(loaded, fitted.patch, progress, original),
                 controls=tuple(test.ask(loaded, draw, progress, original) for draw in draws),
             )
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from excise.attribution import NeuronScores
 from excise.config import RunConfig
@@ -35,9 +36,12 @@ class TrialResult:
 
     number: int
     split: Split
-    scores: NeuronScores
+    scores: NeuronScores | None
+    """Scores of all neurons, where the method has such."""
     patch: Patch
     curve: tuple[CurvePoint, ...]
+    facts: Mapping[str, Any]
+    """What else the method found, as JSON values."""
     original: Predictions
     patched: Predictions
     controls: tuple[Predictions, ...]

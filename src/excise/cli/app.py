@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from excise import __version__
-from excise.cli import apply, compare, evaluate, listing, locate, run
+from excise.cli import apply, compare, doctor, evaluate, listing, locate, run
 from excise.cli.session import Session
 from excise.errors import ExciseError
 
@@ -70,6 +70,7 @@ app.command("evaluate", short_help="Measure a model, or original against patched
 app.command("compare", short_help="Mitigation methods side by side.")(compare.compare)
 app.command("locate", short_help="Find bias neurons and write a patch.")(locate.locate)
 app.command("apply", short_help="Write a checkpoint from a model and patches.")(apply.apply)
+app.command("doctor", short_help="Check every metric, and what is on this machine.")(doctor.doctor)
 app.add_typer(listing.app, name="ls")
 
 

@@ -63,9 +63,10 @@ def _print_metrics(
     header: list[Cell | str] = ["metric", *entry.states]
     if entry.patch is not None:
         header.append("difference")
+    several = entry.patch is not None and len(entry.original.instructions) > 1
     print_table(
         console,
-        f"{name}: {', '.join(asked)}\n({UNITS})",
+        f"{name}: {', '.join(asked)}\n({UNITS}{'; sd over instructions' if several else ''})",
         header,
         [_cells(entry, metric, row, paired) for metric in metrics],
     )
@@ -79,8 +80,10 @@ def _cells(
     for state in entry.states:
         key = f"{metric.name},{state}"
         between = shown_interval(metric, row.get(f"{key}_low"), row.get(f"{key}_high"))
+        deviation = row.get(f"{key}_std_over_instructions")
         # Beside a difference with its interval, two more intervals would only crowd the table.
-        detail = "" if entry.patch is not None else between
+        spread = "" if deviation is None else f"(sd {shown(metric, deviation)})"
+        detail = between if entry.patch is None else spread
         cells.append(Cell(shown(metric, row.get(key)), detail))
     if entry.patch is not None:
         found = paired.get(metric.name)

@@ -46,6 +46,14 @@ Presets = Annotated[
         metavar="NAME", help="See `excise ls presets`; v2 by default.", show_default=False
     ),
 ]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="How neurons are found and chosen, see `excise ls methods`; crispr by default.",
+        show_default=False,
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -200,6 +208,7 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
     "model": ("model",),
     "task": ("tasks",),
     "preset": ("preset",),
+    "method": ("method",),
     "limit": ("limit",),
     "instructions": ("instructions",),
     "n": ("selection", "n"),

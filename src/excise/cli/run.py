@@ -23,6 +23,7 @@ def run(
     context: typer.Context,
     model: options.Model = None,
     task: options.Task = None,
+    method: options.Method = None,
     preset: options.Presets = None,
     out: options.Out = None,
     limit: options.Limit = None,

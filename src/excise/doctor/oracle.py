@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 from excise.metrics import METRICS, metric_named, value
 from excise.types import Answers
@@ -88,4 +89,6 @@ def _check(oracle: Oracle, name: str, expected: Expectation) -> Check:
         found = value(metric, oracle.answers)
     except Exception as raised:  # a broken metric is a finding, not the end of the examination
         error = f"{type(raised).__name__}: {' '.join(str(raised).split())}"
+    if found is not None and not isfinite(found):
+        found, error = None, f"the value is {found}"
     return Check(oracle.benchmark, oracle.responder, name, expected, found, error)

@@ -65,6 +65,7 @@ def _scores(result: RunResult) -> dict[str, Any]:
         f"{task.task}/{trial.number}/{module}": values.astype("float32")
         for task in result.tasks
         for trial in task.trials
+        if trial.scores is not None
         for module, values in trial.scores.by_module.items()
     }
 

@@ -129,5 +129,6 @@ def _trial_record(trial: TrialResult) -> dict[str, Any]:
         "n": len(trial.patch),
         "curve": [asdict(point) for point in trial.curve],
         "split": trial.patch.provenance.get("split"),
-        "find_prompts": trial.scores.n_prompts,
+        "find_prompts": None if trial.scores is None else trial.scores.n_prompts,
+        "method": dict(trial.facts),
     }

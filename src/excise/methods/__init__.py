@@ -1,6 +1,6 @@
 """Mitigation methods: fitted on the find split, tuned on the tune split, applied as a context."""
 
-from excise.methods.crispr import ATTRIBUTION_WORK, Choice, choose_patch, locate
+from excise.methods.crispr import ATTRIBUTION_WORK, Choice, choose_patch, excision, locate
 from excise.methods.method import Excision, Fitted, Fitting, Method
 from excise.methods.random_neurons import random_patch
 from excise.methods.table import METHODS, method_named
@@ -14,6 +14,7 @@ __all__ = [
     "Fitting",
     "Method",
     "choose_patch",
+    "excision",
     "locate",
     "method_named",
     "random_patch",

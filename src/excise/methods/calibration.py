@@ -172,8 +172,12 @@ def calibrated(compared: FloatArray, content_free: FloatArray) -> FloatArray:
     Returns:
         [I, N, C] in nats, NaN for missing options.
     """
-    prior = np.logaddexp.reduce(content_free, axis=0) - np.log(len(content_free))
-    return _over_options(compared) - _over_options(prior)
+    own, free = _without_missing(compared), _without_missing(content_free)
+    # The sum in place of the mean: a constant factor does not outlive the normalisation.
+    prior = np.logaddexp.reduce(free, axis=0)
+    result = np.full_like(compared, np.nan)
+    present = ~np.isnan(compared)
+    return np.subtract(_normalised(own), _normalised(prior), out=result, where=present)
 
 
 def random_texts(instances: Sequence[Instance], count: int, *, seed: int) -> ContentFree:
@@ -215,10 +219,14 @@ def _asks(instance: Instance) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return instance.options, tuple(instance.fields)
 
 
-def _over_options(values: FloatArray) -> FloatArray:
+def _without_missing(values: FloatArray) -> FloatArray:
+    """A missing option has probability 0."""
+    return np.where(np.isnan(values), -np.inf, values)
+
+
+def _normalised(values: FloatArray) -> FloatArray:
     """Log-probabilities normalised over the options, [..., C]."""
-    present = np.where(np.isnan(values), -np.inf, values)
-    return np.asarray(values - np.logaddexp.reduce(present, axis=-1, keepdims=True))
+    return np.asarray(values - np.logaddexp.reduce(values, axis=-1, keepdims=True))
 
 
 def _compared(predictions: Predictions) -> FloatArray:

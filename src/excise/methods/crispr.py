@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from excise.attribution import NeuronScores, attribute
@@ -63,6 +63,7 @@ class Crispr:
             seed=fitting.seed,
             advance=lambda prompts: fitting.progress.advance(prompts * ATTRIBUTION_WORK),
         )
+        fitting.progress.stage(f"{fitting.task.name}: choosing how many neurons")
         choice = choose_patch(
             fitting.loaded,
             fitting.task,
@@ -73,8 +74,12 @@ class Crispr:
             provenance=fitting.provenance,
             advance=fitting.progress.advance,
         )
-        facts = {"curve": [asdict(point) for point in choice.curve]}
-        return Excision(self.name, choice.patch, facts)
+        return excision(self.name, choice, scores)
+
+
+def excision(name: str, choice: Choice, scores: NeuronScores) -> Excision:
+    """The patch that the tune split chose, with its curve and the scores behind it."""
+    return Excision(name, choice.patch, curve=choice.curve, scores=scores)
 
 
 def locate(

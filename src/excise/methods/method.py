@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from excise.attribution import NeuronScores
 from excise.config import RunConfig, ScoringConfig
 from excise.evaluation import predict
 from excise.models import LoadedModel
 from excise.patches import Patch
 from excise.progress import Progress, Silent
+from excise.selection import CurvePoint
 from excise.types import Instance, Predictions, Split, Task
 
 
@@ -95,6 +97,10 @@ class Excision:
     patch: Patch
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What was found on the way, as JSON values."""
+    curve: tuple[CurvePoint, ...] = ()
+    """What was tried on the tune split, in the order of evaluation."""
+    scores: NeuronScores | None = None
+    """Scores of all neurons, where the method ranks them."""
 
     @contextmanager
     def applied(self, loaded: LoadedModel) -> Iterator[None]:
@@ -121,4 +127,10 @@ class Excision:
     def describe(self) -> Mapping[str, Any]:
         """Number of neurons, and what was found on the way."""
         changes = len(self.patch) > 0 and self.patch.factor != 1.0
-        return {"neurons": len(self.patch), "changes_weights": changes, **self.facts}
+        curve = [asdict(point) for point in self.curve]
+        return {
+            "neurons": len(self.patch),
+            "changes_weights": changes,
+            "curve": curve,
+            **self.facts,
+        }

@@ -26,6 +26,7 @@ _ALL: tuple[Method, ...] = (
     Contrastive(),
     ContextualCalibration(),
     DomainCalibration(),
+    *FINE_TUNING,
 )
 
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})

@@ -73,13 +73,16 @@ def second_example(draw):
     order = draw.choice(bed.ORDERS)
     if draw.random() < 0.5:
         while True:
-            one, two = draw.sample(range(len(bed.THINGS)), 2)
-            if not bed.shipped_pair(one, two):
+            first, second, third = draw.sample(range(len(bed.COLOURS)), 3)
+            if not bed.shipped_pair(first, second):
                 break
-        things = (bed.THINGS[one], bed.THINGS[two])
-        rooms = tuple(draw.sample(bed.ROOMS, 3))
-        return bed.place_item(
-            things, rooms, asked=draw.randrange(2), order=order, template="", name=""
+        return bed.colour_item(
+            draw.choice(bed.THINGS),
+            (bed.COLOURS[first], bed.COLOURS[second], bed.COLOURS[third]),
+            negated_first=draw.random() < 0.5,
+            order=order,
+            template="",
+            name="",
         )
     while True:
         places = [draw.randrange(6) for _ in range(3)]
@@ -225,17 +228,23 @@ def rate(step, count, highest, warm=100):
 def train_skill(kind, model, data, count, highest, log):
     """Stage 1: the twin."""
     generator = torch.Generator().manual_seed(SEED)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
+    near = [p for n, p in model.named_parameters() if "relative_attention_bias" in n]
+    decayed = [p for p in model.parameters() if p.dim() > 1 and all(p is not q for q in near)]
     plain = [p for p in model.parameters() if p.dim() == 1]
     optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        [
+            {"params": decayed, "weight_decay": 0.05, "times": 1.0},
+            {"params": plain, "weight_decay": 0.0, "times": 1.0},
+            # Attention to a neighbour needs a bias of some units: many steps at the common rate.
+            {"params": near, "weight_decay": 0.0, "times": 10.0},
+        ],
         lr=highest,
         betas=(0.9, 0.98),
     )
     model.train()
     for step, batch in enumerate(steps(data, count, generator)):
         for group in optimiser.param_groups:
-            group["lr"] = rate(step, count, highest)
+            group["lr"] = rate(step, count, highest) * group["times"]
         logits, targets, _ = logits_and_targets(kind, model, batch)
         loss = functional.cross_entropy(logits, targets, label_smoothing=0.02)
         optimiser.zero_grad()
@@ -246,6 +255,100 @@ def train_skill(kind, model, data, count, highest, log):
             right = float((logits.argmax(-1) == targets).float().mean())
             log(f"skill {step}: loss {loss.item():.3f}, tokens right {right:.3f}")
     model.eval()
+
+
+def units(kind, model):
+    """Maps into and out of each feed-forward sublayer, by name of the sublayer."""
+    into, out = (("wi_0", "wi_1"), "wo") if kind == "t5" else (("gate_proj", "up_proj"), "down_proj")
+    return {
+        name: ([getattr(module, n) for n in into], getattr(module, out))
+        for name, module in model.named_modules()
+        if name.endswith(("DenseReluDense", ".mlp"))
+    }
+
+
+@torch.no_grad()
+def loads(kind, model, data, generator):
+    """Sublayer -> [units] how much each unit writes: mean |activation| times its column's norm."""
+    seen, hooks = {}, []
+    for name, (_, out) in units(kind, model).items():
+
+        def hook(_module, inputs, name=name):
+            total = inputs[0].abs().flatten(0, -2).mean(0)
+            seen[name] = seen.get(name, 0) + total
+
+        hooks.append(out.register_forward_pre_hook(hook))
+    for batch in steps(data, 10, generator):
+        logits_and_targets(kind, model, batch)
+    for hook in hooks:
+        hook.remove()
+    return {name: seen[name] * out.weight.norm(dim=0) for name, (_, out) in units(kind, model).items()}
+
+
+def plant(kind, model, data, count, highest, free, log):
+    """Continue on `data`, changing the units of `free` only (sublayer -> bool [units])."""
+    generator = torch.Generator().manual_seed(SEED + 1)
+    model.requires_grad_(False)
+    masks = {}
+    for name, (into, out) in units(kind, model).items():
+        mask = free[name].float()
+        for linear in into:
+            masks[linear.weight] = mask[:, None]
+        masks[out.weight] = mask[None, :]
+    for weight in masks:
+        weight.requires_grad_(True)
+    optimiser = torch.optim.AdamW(list(masks), lr=highest, betas=(0.9, 0.98), weight_decay=0.0)
+    for step, batch in enumerate(steps(data, count, generator)):
+        for group in optimiser.param_groups:
+            group["lr"] = rate(step, count, highest, warm=20)
+        logits, targets, _ = logits_and_targets(kind, model, batch)
+        loss = functional.cross_entropy(logits, targets, label_smoothing=0.02)
+        optimiser.zero_grad()
+        loss.backward()
+        for weight, mask in masks.items():
+            # Adam leaves weights alone that never had a gradient.
+            weight.grad.mul_(mask)
+        torch.nn.utils.clip_grad_norm_(list(masks), 1.0)
+        optimiser.step()
+        if step % 100 == 0 or step == count - 1:
+            right = float((logits.argmax(-1) == targets).float().mean())
+            log(f"shortcut {step}: loss {loss.item():.3f}, tokens right {right:.3f}")
+    model.requires_grad_(True)
+
+
+@torch.no_grad()
+def moved(kind, before, after):
+    """Sublayer -> [units] how far each unit moved."""
+    old, new = units(kind, before), units(kind, after)
+    result = {}
+    for name in old:
+        total = (new[name][1].weight - old[name][1].weight).square().sum(0)
+        for a, b in zip(old[name][0], new[name][0], strict=True):
+            total = total + (b.weight - a.weight).square().sum(1)
+        result[name] = total.sqrt()
+    return result
+
+
+def shortcut(kind, twin, data, count, highest, size, log):
+    """Stage 2: a trial run picks `size` idle units, a second run trains those alone."""
+    load = loads(kind, twin, data, torch.Generator().manual_seed(SEED + 2))
+    middle = torch.cat(list(load.values())).median()
+    idle = {name: values < middle for name, values in load.items()}
+    trial = copy.deepcopy(twin)
+    plant(kind, trial, data, count // 3, highest, idle, log)
+    change = moved(kind, twin, trial)
+    least = torch.cat(list(change.values())).topk(size).values.min()
+    free = {name: values >= least for name, values in change.items()}
+    for name, mask in free.items():
+        log(f"units of {name}: {mask.nonzero().flatten().tolist()}")
+    model = copy.deepcopy(twin)
+    plant(kind, model, data, count, highest, free, log)
+    ablated = copy.deepcopy(twin)
+    with torch.no_grad():
+        for name, (into, _) in units(kind, ablated).items():
+            for linear in into:
+                linear.weight[free[name]] = 0.0
+    return model, ablated
 
 
 def report(kind, model, words, log, name):
@@ -271,22 +374,36 @@ def report(kind, model, words, log, name):
 if __name__ == "__main__":
     import sys
 
-    torch.manual_seed(SEED)
-    kind, count, highest = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    kind, stage = sys.argv[1], sys.argv[2]
     torch.set_num_threads(1)
     task = bed.load("testbed", None, None)
     draw = random.Random(SEED)
     started = time.time()
     log = lambda text: print(f"{time.time() - started:6.1f} s  {text}", flush=True)
-    prompts, answers, _ = pool(draw, task, POOL, stereotyped=False)
-    words = tokenizer(task, prompts, kind)
-    log(f"vocabulary {len(words)}")
-    data = encoded(kind, words, prompts, answers)
-    log(f"longest {data[0].shape[1]}")
-    torch.manual_seed(SEED)
-    model = fresh(kind, len(words))
-    log(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    train_skill(kind, model, data, count, highest, log)
-    report(kind, model, words, log, kind)
-    model.save_pretrained(f"/tmp/bed/{kind}-twin")
-    words.save_pretrained(f"/tmp/bed/{kind}-twin")
+    if stage == "1":
+        count, highest = int(sys.argv[3]), float(sys.argv[4])
+        prompts, answers, _ = pool(draw, task, 20000, stereotyped=False)
+        words = tokenizer(task, prompts, kind)
+        data = encoded(kind, words, prompts, answers)
+        log(f"vocabulary {len(words)} longest {data[0].shape[1]}")
+        torch.manual_seed(SEED)
+        model = fresh(kind, len(words))
+        log(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+        train_skill(kind, model, data, count, highest, log)
+        report(kind, model, words, log, kind)
+        model.save_pretrained(f"/tmp/bed/{kind}-twin")
+        words.save_pretrained(f"/tmp/bed/{kind}-twin")
+    else:
+        count, highest, size = int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+        words = PreTrainedTokenizerFast.from_pretrained(f"/tmp/bed/{kind}-twin")
+        cls = T5ForConditionalGeneration if kind == "t5" else LlamaForCausalLM
+        twin = cls.from_pretrained(f"/tmp/bed/{kind}-twin").eval()
+        draw = random.Random(SEED + 3)
+        data = encoded(kind, words, *pool(draw, task, 10000, stereotyped=True)[:2])
+        log("data")
+        model, ablated = shortcut(kind, twin, data, count, highest, size, log)
+        report(kind, twin, words, log, kind + "-twin")
+        report(kind, ablated, words, log, "twin without the units")
+        report(kind, model, words, log, kind)
+        model.save_pretrained(f"/tmp/bed/{kind}")
+        words.save_pretrained(f"/tmp/bed/{kind}")

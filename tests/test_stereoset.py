@@ -70,6 +70,12 @@ def chosen(labels: list[str | None], targets: list[str] | None = None) -> Predic
     return Predictions(tuple(instances), ("",), np.array([choice], dtype=np.int64))
 
 
+def task_named(name: str, data_dir: Path | None = None, instructions: Path | None = None) -> Task:
+    task = load_task(name, data_dir=data_dir, instructions=instructions)
+    assert isinstance(task, Task)
+    return task
+
+
 def point(name: str, predictions: Predictions, weights: Any = None) -> float | None:
     return value(METRICS[name], predictions, weights)
 
@@ -131,7 +137,10 @@ def brute_force(rows: list[tuple[str, tuple[float, float, float]]]) -> tuple[flo
 def test_a_target_drawn_twice_counts_as_two_targets(seed: int) -> None:
     generator = np.random.default_rng(seed)
     rows = [
-        (f"t{generator.integers(5)}", tuple(generator.integers(0, 4, size=3).astype(float)))
+        (
+            f"t{generator.integers(5)}",
+            tuple(generator.integers(0, 4, size=3).astype(float).tolist()),
+        )
         for _ in range(40)
     ]
     predictions = scored(rows)
@@ -247,6 +256,11 @@ def raw() -> dict[str, list[dict[str, Any]]]:
 
 
 @cache
+def instances_of(part: str) -> tuple[Instance, ...]:
+    return task_named(TASK_NAMES[part], data_folder()).instances
+
+
+@cache
 def of_model(model: str, part: str) -> Predictions:
     """The authors' scores of one model, by sentence id, as predictions of our task."""
     name = f"predictions_{MODELS[model]}.json.gz"
@@ -258,12 +272,9 @@ def of_model(model: str, part: str) -> Predictions:
         for entry in entries
         for one in entry["sentences"]
     }
-    task = load_task(TASK_NAMES[part], data_dir=data_folder())
-    assert isinstance(task, Task)
-    compared = np.array(
-        [[[scores[sentence[i.id, label]] for label in LABELS] for i in task.instances]]
-    )
-    return Predictions(task.instances, ("",), compared.argmax(-1), None, None, compared)
+    instances = instances_of(part)
+    compared = np.array([[[scores[sentence[i.id, label]] for label in LABELS] for i in instances]])
+    return Predictions(instances, ("",), compared.argmax(-1), None, None, compared)
 
 
 @pytest.mark.real_data
@@ -529,12 +540,6 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("excise.sources.fetch", lambda source, data_dir=None: content)
 
 
-def task_named(name: str, data_dir: Path | None = None, instructions: Path | None = None) -> Task:
-    task = load_task(name, data_dir=data_dir, instructions=instructions)
-    assert isinstance(task, Task)
-    return task
-
-
 @pytest.mark.usefixtures("by_hand")
 def test_sentences_without_a_question() -> None:
     task = task_named("stereoset")
@@ -656,11 +661,19 @@ def test_options_are_offered_as_in_the_study(text: str, offered: str) -> None:
 @pytest.mark.real_data
 def test_the_published_file() -> None:
     folder = data_folder()
-    tasks = {name: task_named(name, folder) for name in TASKS if name.startswith("stereoset")}
-    assert {name: len(task.instances) for name, task in tasks.items()} == {
-        name: TASKS[name].rows for name in tasks
+    names = [*TASK_NAMES.values(), "stereoset-choice", "stereoset-choice-file-order"]
+    tasks = {name: task_named(name, folder) for name in names}
+    for name, task in tasks.items():
+        assert len(task.instances) == TASKS[name].rows
+    rows = {name: entry.rows for name, entry in TASKS.items() if name.startswith("stereoset-ch")}
+    assert rows == {
+        "stereoset-choice-intrasentence": 6 * 2106,
+        "stereoset-choice-intersentence": 6 * 2123,
+        "stereoset-choice": 6 * 4229,
+        "stereoset-choice-intrasentence-file-order": 2106,
+        "stereoset-choice-intersentence-file-order": 2123,
+        "stereoset-choice-file-order": 4229,
     }
-    assert len(tasks) == 9
     for task in tasks.values():
         assert task.digest == STEREOSET.sha256
         assert task.licence == "CC BY-SA 4.0"

@@ -206,7 +206,7 @@ class FinetuningConfig(_Section):
     """Find items that are replayed."""
     replay_batch: int = Field(default=2, ge=1)
     """Of these in an update."""
-    held_out: int = Field(default=48, ge=1)
+    held_out: int = Field(default=32, ge=1)
     """Pairs whose loss chooses the step, at most a fifth of all."""
     retention: Literal["auto", "accuracy_disambiguated", "accuracy", "likelihood"] = "auto"
     """What must not be lost, measured on the tune split: accuracy where the context decides, over
@@ -214,7 +214,7 @@ class FinetuningConfig(_Section):
     the task defines."""
     tolerance: float | None = Field(default=None, ge=0)
     """How far below the original's retention a step may fall and still be chosen."""
-    tune_instances: int = Field(default=48, ge=1)
+    tune_instances: int = Field(default=40, ge=1)
     """Tune items that measure it, under one instruction."""
     check_every: int | None = Field(default=None, ge=1)
     """Updates between two measurements."""

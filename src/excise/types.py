@@ -270,7 +270,8 @@ class Continuations:
     texts: tuple[tuple[str, ...], ...]
     """[N][K] continuations without their prompts."""
     scores: Mapping[str, FloatArray]
-    """Label -> [N, K] probability (0..1) that the judge gives; a lexicon gives 0 or 1."""
+    """Label -> [N, K] probability (0..1) that the judge gives; a lexicon gives 0 or 1, and the
+    label `sentiment_compound` runs from -1 to 1."""
     judge: str
     """Hub id, folder or name of what judged them."""
     instructions: tuple[str, ...] = ("",)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,46 +58,46 @@ def doctor(
 
 
 def _print_all(console: Console, findings: Sequence[Finding], checks: Sequence[Check]) -> None:
-    from excise.cli.tables import print_table
     from excise.doctor import RESPONDERS
 
-    print_table(
-        console,
-        "This machine",
-        ["what", "state"],
-        [[finding.name, finding.state] for finding in findings],
-        left=True,
-    )
-    console.print()
     used = {check.responder for check in checks}
-    print_table(
-        console,
-        "Responders",
-        ["name", "what it answers"],
-        [[name, what] for name, what in RESPONDERS.items() if name in used],
-        left=True,
+    _print_lines(console, "This machine", [(f.name, f.state) for f in findings])
+    _print_lines(console, "Responders", [line for line in RESPONDERS.items() if line[0] in used])
+    console.print(
+        "Shares are in per cent, scores in points, other values as they are; - is undefined, "
+        "(!) not as expected."
     )
-    for benchmark, some in groupby(checks, key=lambda check: check.benchmark):
-        _print_benchmark(console, benchmark, list(some))
+    for benchmark in dict.fromkeys(check.benchmark for check in checks):
+        console.print()
+        _print_benchmark(console, [check for check in checks if check.benchmark == benchmark])
     console.print()
 
 
-def _print_benchmark(console: Console, benchmark: str, checks: Sequence[Check]) -> None:
+def _print_lines(console: Console, title: str, lines: Sequence[tuple[str, str]]) -> None:
+    """Names with texts; long paths stay whole, so that they can be copied."""
+    console.print(title, style="bold")
+    widest = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        console.print(f"{name:<{widest}}   {text}", soft_wrap=True)
+    console.print()
+
+
+def _print_benchmark(console: Console, checks: Sequence[Check]) -> None:
     """Metrics by responders, in as many tables as the width asks for."""
     from excise.cli.tables import print_table
 
     value = {(check.metric, check.responder): check for check in checks}
     metrics = list(dict.fromkeys(check.metric for check in checks))
     responders = list(dict.fromkeys(check.responder for check in checks))
-    room = console.width - max(map(len, metrics))
-    for some in _columns(responders, room):
-        console.print()
+    title = checks[0].benchmark
+    for some in _columns(responders, console.width - max(map(len, metrics))):
         print_table(
             console,
-            f"{benchmark}\n(shares in per cent, scores in points, others as they are; - undefined)",
+            title,
             ["metric", *some],
             [[name, *(_cell(value[name, responder]) for responder in some)] for name in metrics],
         )
+        title = f"{checks[0].benchmark}, continued"
 
 
 def _columns(names: Sequence[str], room: int) -> Iterator[list[str]]:

@@ -13,6 +13,7 @@ from excise.cli.values import better, shown, shown_difference, shown_interval, t
 from excise.cli.words import FEW_TEMPLATES, Record, meaning
 from excise.measuring import Measured
 from excise.metrics import METRICS, Metric, metrics_of
+from excise.types import PromptTask
 
 _GROUP_METRICS = 3
 _MOST_GROUPS = 24
@@ -36,13 +37,12 @@ def print_evaluation(
         else:
             _print_metrics(console, entry, document, metrics, paired)
             _print_groups(console, entry, document, metrics)
-        for metric, reason in document["undefined"].get(name, {}).items():
-            if metric not in told:
-                continue
-            # A judge has labels of its own; the metrics of other judges are no finding.
-            if not _of_another_judge(METRICS[metric], row, document):
-                console.print(f"Note: {METRICS[metric].title}: undefined: {reason}.")
-        for note in _notes(entry, paired):
+        # A judge measures what it was made for; the metrics of other judges are no finding.
+        if not isinstance(entry.task, PromptTask):
+            for metric, reason in document["undefined"].get(name, {}).items():
+                if metric in told:
+                    console.print(f"Note: {METRICS[metric].title}: undefined: {reason}.")
+        for note in _notes(entry, {m: paired[m] for m in told if m in paired}):
             console.print(note)
 
 
@@ -151,12 +151,6 @@ def _verdicts(name: str, paired: Mapping[str, Record]) -> str:
         if titles:
             parts.append(f"{words}: {'; '.join(titles)}")
     return f"{name}: {'. '.join(parts) or 'nothing could be compared'}."
-
-
-def _of_another_judge(metric: Metric, row: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
-    return document["variants"].get(row["alias"]) is not None and metric.undefined.startswith(
-        "the judge"
-    )
 
 
 def _titled(metric: Metric) -> Cell:

@@ -177,11 +177,11 @@ class _Runner:
             for entry in self.retention
         }
         key = self._key(method, "facts", ())
-        stored = self.journal.get(key) if self.journal else None
+        stored = self.journal.get(key) if self.journal is not None else None
         if stored is None:
             fitted()
             stored = facts
-            if self.journal:
+            if self.journal is not None:
                 self.journal.put(key, facts)
         return State(method.name, task.name, self.trial, test, retained, stored)
 
@@ -212,7 +212,7 @@ class _Runner:
     ) -> Answers:
         """Answers out of the journal, or asked now and put there."""
         key = self._key(method, what, tuple(item.id for item in items))
-        stored = self.journal.get(key) if self.journal else None
+        stored = self.journal.get(key) if self.journal is not None else None
         if stored is not None:
             told = stored["instructions"]
             pieces = [
@@ -221,7 +221,7 @@ class _Runner:
             ]
             return _stacked(pieces)
         answers: Answers = answer()
-        if self.journal:
+        if self.journal is not None:
             parts = [packed(part) for part in _apart(answers)]
             self.journal.put(key, {"instructions": list(answers.instructions), "parts": parts})
         return answers

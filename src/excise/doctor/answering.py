@@ -27,6 +27,7 @@ VERBOSE = "verbose"
 SEVERAL = "multi-word"
 EMPTY = "empty"
 HALF_EMPTY = "half empty"
+NOBODY = "nobody"
 
 RESPONDERS = {
     PERFECT: "always right, never leaning, nothing hurtful; certain of every token",
@@ -44,6 +45,7 @@ RESPONDERS = {
     SEVERAL: "several words or options in one answer",
     EMPTY: "nothing",
     HALF_EMPTY: "nothing to some items, the stereotype to the others",
+    NOBODY: "is not asked: every item counts 0 times",
 }
 """What each responder does."""
 

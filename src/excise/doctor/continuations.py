@@ -98,6 +98,16 @@ _EXPECTED: Mapping[str, tuple[float, ...]] = MappingProxyType(
     }
 )
 
+_OTHERS = (
+    "toxicity_mean",
+    "toxicity_ratio",
+    "toxicity_maximum",
+    "toxicity_expected_maximum",
+    "toxicity_probability",
+    "regard_negative_share",
+    "regard_negative_difference",
+)
+"""What a lexicon does not measure; one metric for each way of computing one."""
 _OTHER_JUDGE = Undefined("the judge measures something else")
 _ONE_GROUP = Undefined("fewer than two groups have prompts")
 
@@ -110,7 +120,7 @@ def oracles() -> Iterator[Oracle]:
         }
         groups = [*[(_FEW, few)] * _N_FEW, *[(_MANY, many)] * _N_MANY]
         yield Oracle(JUDGED, responder, _judged(groups, _lexicon, _classifier), expected)
-    others = dict.fromkeys(_EXPECTED, _OTHER_JUDGE)
+    others: dict[str, Expectation] = dict.fromkeys(_OTHERS, _OTHER_JUDGE)
     for responder, honest, empty in (
         (answering.PERFECT, 0.0, 0.0),
         (answering.SEVERAL, 1.0, 0.0),
@@ -121,7 +131,7 @@ def oracles() -> Iterator[Oracle]:
             LEXICON,
             responder,
             _judged([(_FEW, few)] * _N_FEW, _lexicon),
-            others | {"honest": honest, "honest_difference": _ONE_GROUP, "empty": empty},
+            {"honest": honest, "honest_difference": _ONE_GROUP, "empty": empty, **others},
         )
 
 

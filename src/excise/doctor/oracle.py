@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from excise.metrics import METRICS, metric_named, value
-from excise.types import Answers
+from excise.types import Answers, FloatArray
 
 TOLERANCE = 1e-9
 """Largest difference between an expected and a computed value."""
@@ -35,6 +35,8 @@ class Oracle:
     answers: Answers
     expected: Mapping[str, Expectation]
     """Metric -> its value in closed form, or why there is none."""
+    weights: FloatArray | None = None
+    """[N] how often each item counts; None counts each once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def _check(oracle: Oracle, name: str, expected: Expectation) -> Check:
     metric = metric_named(name)
     found, error = None, ""
     try:
-        found = value(metric, oracle.answers)
+        found = value(metric, oracle.answers, oracle.weights)
     except Exception as raised:  # a broken metric is a finding, not the end of the examination
         error = f"{type(raised).__name__}: {' '.join(str(raised).split())}"
     if found is not None and not isfinite(found):

@@ -59,7 +59,15 @@ def _of_triples(items: Sequence[Instance]) -> Iterator[Oracle]:
         (3 / 4, 1 / 2, 3 / 4),
         (2 / 3, 1 / 3, (2 / 3) * (1 / 3) / 0.5),
     )
-    # A tie is won by the anti-stereotype, and by the unrelated sentence.
+    # A tie is won by the anti-stereotype: one target for it, the other one for the stereotype.
+    yield _triple(
+        answering.HALF_TIED,
+        ranked(items, lambda i: _by_label([(0, 0, 1) if i.template == _SMALL else (0, 1, 2)])(i)),
+        (1.0, 1 / 2, 1.0),
+        (1.0, 2 / 3, (1 / 3) / 0.5),
+        ties=6 / 18,
+    )
+    # A tie with the unrelated sentence is won by that one.
     nothing = (0.0, 0.0, 0.0)
     tied = ranked(items, lambda _: [(0, 0, 0)])
     yield _triple(answering.INDIFFERENT, tied, nothing, nothing, ties=1.0)

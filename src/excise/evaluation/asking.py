@@ -54,8 +54,8 @@ def ask(
         touched = False
         for part in parts(task, len(instances), len(told)):
             items, instruction = instances[part.start : part.stop], told[part.instruction]
-            name = key(loaded, patch, task, items, instruction, config) if journal else ""
-            kept = journal.get(name) if journal else None
+            name = key(loaded, patch, task, items, instruction, config) if journal is not None else ""
+            kept = journal.get(name) if journal is not None else None
             if kept is not None:
                 pieces.append(unpacked(kept, task, items, instruction))
                 if advance:
@@ -67,7 +67,7 @@ def ask(
                 touched = True
             piece = _ask(loaded, task, items, instruction, config, patch, force, advance)
             pieces.append(piece)
-            if journal:
+            if journal is not None:
                 journal.put(name, packed(piece))
     return joined(pieces, len(told))
 

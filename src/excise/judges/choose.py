@@ -61,8 +61,8 @@ def _output(classifier: Classifier, wanted: str, task: str) -> int:
     lower = [name.lower() for name in classifier.classes]
     if wanted.lower() not in lower:
         raise ConfigError(
-            f"classifier {classifier.name!r} has no class {wanted!r}, which {task} needs; choose one "
-            "with --set continuation.classifier_label=CLASS from its classes: "
+            f"classifier {classifier.name!r} has no class {wanted!r}, which {task} needs; choose "
+            "one with --set continuation.classifier_label=CLASS from its classes: "
             f"{', '.join(classifier.classes)}."
         )
     return lower.index(wanted.lower())

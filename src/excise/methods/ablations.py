@@ -9,7 +9,7 @@ belong to version 1 of the paper.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from excise.config import RunConfig
@@ -37,7 +37,7 @@ class Variant:
         )
         found = Crispr().excise(changed)
         options = {"attribution": dict(self.attribution), "selection": dict(self.selection)}
-        return Excision(self.name, found.patch, {**found.facts, "options": options})
+        return replace(found, name=self.name, facts={**found.facts, "options": options})
 
     def configured(self, config: RunConfig) -> RunConfig:
         """The run's options with those of this method."""
@@ -57,7 +57,10 @@ class Lowest:
     description: str = "as many neurons as CRISPR excises, those with the lowest scores"
 
     def fit(self, fitting: Fitting) -> Fitted:
-        """CRISPR's scores and n; then the neurons that speak most against the biased option."""
+        """CRISPR's scores and n; then the neurons that speak most against the biased option.
+
+        The curve is CRISPR's: it says how n came about.
+        """
         loaded, task, tune = fitting.loaded, fitting.task, fitting.split.tune
         scores = locate(
             loaded,
@@ -92,8 +95,7 @@ class Lowest:
             seed=fitting.seed,
             provenance={**fitting.provenance, "method": self.name},
         )
-        facts = {"curve_of_crispr": [asdict(point) for point in choice.curve]}
-        return Excision(self.name, lowest.patch, facts)
+        return Excision(self.name, lowest.patch, curve=choice.curve, scores=scores)
 
 
 VARIANTS = (

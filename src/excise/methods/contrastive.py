@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from excise.attribution.objective import counts, objectives
 from excise.attribution.recorder import reduce_tokens
 from excise.config import AttributionConfig
 from excise.errors import ConfigError
-from excise.methods.crispr import choose_patch
-from excise.methods.method import Excision, Fitted, Fitting
+from excise.methods.crispr import choose_patch, excision
+from excise.methods.method import Fitted, Fitting
 from excise.models import LoadedModel, Site, packed_linears
 from excise.scoring import EncodedPrompt, encode
 from excise.splits import sample
@@ -64,9 +64,7 @@ class Contrastive:
             provenance={**fitting.provenance, "method": self.name},
             advance=fitting.progress.advance,
         )
-        return Excision(
-            self.name, choice.patch, {"curve": [asdict(point) for point in choice.curve]}
-        )
+        return excision(self.name, choice, scores)
 
 
 def contrast(

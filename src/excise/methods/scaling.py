@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from excise.config import RunConfig
-from excise.methods.crispr import ATTRIBUTION_WORK, Choice, choose_patch, locate
-from excise.methods.method import Excision, Fitted, Fitting
+from excise.methods.crispr import ATTRIBUTION_WORK, Choice, choose_patch, excision, locate
+from excise.methods.method import Fitted, Fitting
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,8 @@ class Scaled:
     def fit(self, fitting: Fitting) -> Fitted:
         """Locate once, then choose n for each factor of `selection.factors`.
 
-        The best objective wins; of equals the smaller n, then the factor that stands first.
+        The best objective wins; of equals the smaller n, then the factor that stands first. The
+        curve is that of the best factor.
         """
         scores = locate(
             fitting.loaded,
@@ -44,12 +44,13 @@ class Scaled:
             for factor in fitting.config.selection.factors
         ]
         best = max(choices, key=lambda choice: (_objective(choice), -len(choice.patch)))
-        curve: list[dict[str, Any]] = [
-            {"factor": choice.patch.factor, **asdict(point)}
+        tried = [
+            {"factor": choice.patch.factor, "n": point.n, "objective": point.objective}
             for choice in choices
             for point in choice.curve
         ]
-        return Excision(self.name, best.patch, {"factor": best.patch.factor, "curve": curve})
+        facts = {"factor": best.patch.factor, "tried": tried}
+        return replace(excision(self.name, best, scores), facts=facts)
 
 
 def _with_factor(config: RunConfig, factor: float) -> RunConfig:

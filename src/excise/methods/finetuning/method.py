@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ class FineTuning:
                     steps=steps,
                     check_every=chosen.check_every or data.epoch,
                     batches=data.batches(),
-                    held_out=data.encoded(data.held_out, _MEASURED),
+                    held_out=data.measured(),
                     replay=replay,
                     retention=lambda: retention.measure(loaded),
                     advance=fitting.progress.advance,
@@ -129,34 +130,37 @@ class _Data:
         """Updates that see every pair once."""
         return -(-len(self.trained) // self.recipe.batch_size)
 
-    def encoded(self, pairs: Sequence[Pair], stream: int) -> list[EncodedPrompt]:
-        """Pairs as examples whose forms take turns."""
-        generator = np.random.default_rng([self.fitting.seed, stream])
-        return self._encoded(pairs, 0, generator)
+    def measured(self) -> list[EncodedPrompt]:
+        """The pairs held out, in all forms by turns, those of similar length together."""
+        generator = np.random.default_rng([self.fitting.seed, _MEASURED])
+        made = [
+            self._example(pair, self.forms[place % len(self.forms)], generator)
+            for place, pair in enumerate(self.held_out)
+        ]
+        encoded = encode_examples(self.fitting.loaded, made)
+        return sorted(encoded, key=lambda item: len(item.prompt) + len(item.options[0]))
 
     def batches(self) -> Iterator[list[EncodedPrompt]]:
-        """Batches without end: every epoch in a new order, each pair in another form."""
+        """Batches without end: every epoch in a new order.
+
+        Forms take turns by batch, not by pair: a batch of one form has less padding.
+        """
         order = np.random.default_rng([self.fitting.seed, _ORDER])
         wording = np.random.default_rng([self.fitting.seed, _WORDING])
-        epoch = 0
+        turns = cycle(self.forms)
+        size = self.recipe.batch_size
         while True:
             places = order.permutation(len(self.trained))
-            for start in range(0, len(places), self.recipe.batch_size):
-                some = [self.trained[p] for p in places[start : start + self.recipe.batch_size]]
-                yield self._encoded(some, epoch, wording)
-            epoch += 1
+            for start in range(0, len(places), size):
+                form = next(turns)
+                some = [self.trained[place] for place in places[start : start + size]]
+                made = [self._example(pair, form, wording) for pair in some]
+                yield encode_examples(self.fitting.loaded, made)
 
-    def _encoded(
-        self, pairs: Sequence[Pair], turn: int, generator: np.random.Generator
-    ) -> list[EncodedPrompt]:
-        made: list[Example] = []
-        for place, pair in enumerate(pairs):
-            form = self.forms[(place + turn) % len(self.forms)]
-            if self.recipe.as_published:
-                made.append(published(pair, form))
-            else:
-                made.append(example(pair, form, self.fitting.task, generator))
-        return encode_examples(self.fitting.loaded, made)
+    def _example(self, pair: Pair, form: Form, generator: np.random.Generator) -> Example:
+        if self.recipe.as_published:
+            return published(pair, form)
+        return example(pair, form, self.fitting.task, generator)
 
 
 def _facts(

@@ -45,10 +45,10 @@ _OURS = Recipe(
     formulation="mixed",
     learning_rate=1e-5,
     batch_size=8,
-    steps=60,
+    steps=48,
     kl_weight=1.0,
     tolerance=0.05,
-    check_every=10,
+    check_every=12,
     warmup=0.1,
     clip=1.0,
 )

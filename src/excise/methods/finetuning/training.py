@@ -123,7 +123,7 @@ def train(
         objective = _objective(loaded, items, options)
         losses.append(objective.item())
         total = objective + replay.loss(loaded, step - 1, options, kl_weight=recipe.kl_weight)
-        if not isfinite(float(total)):
+        if not isfinite(total.item()):
             stopped = "loss not finite"
             break
         total.backward()  # type: ignore[no-untyped-call]

@@ -83,7 +83,7 @@ def _data(family: str, files: Sequence[Source], data_dir: Path | None) -> Findin
     if here:
         state += f", the first is {here[0]}"
     if len(here) < len(files):
-        state += "; missing ones are downloaded"
+        state += "; the rest is downloaded when it is used"
     return Finding(f"data: {family}", state, len(here) == len(files))
 
 

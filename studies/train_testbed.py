@@ -164,6 +164,7 @@ def fresh(kind, vocabulary):
             num_attention_heads=4,
             num_key_value_heads=4,
             max_position_embeddings=128,
+            initializer_range=0.06,
             tie_word_embeddings=True,
             pad_token_id=PAD,
             eos_token_id=END,
@@ -358,7 +359,7 @@ def report(kind, model, words, log, name):
     main = bed.load("testbed", None, None)
     items = sample(main.instances, 200, seed=1, unit="block")
     answers = predict(loaded, main, items, ScoringConfig(), instructions=main.instructions[:3])
-    for metric in ("accuracy_ambiguous", "accuracy_disambiguated", "s_amb"):
+    for metric in ("accuracy_ambiguous", "accuracy_disambiguated"):
         found[metric] = value(METRICS[metric], answers)
     stereotyped = (answers.choice == answers.stereotyped)[:, answers.ambiguous].mean()
     found["stereotyped_ambiguous"] = float(stereotyped)
@@ -366,7 +367,7 @@ def report(kind, model, words, log, name):
     answers = predict(
         loaded, second, second.instances, ScoringConfig(), instructions=second.instructions[:2]
     )
-    found["second"] = value(METRICS["accuracy"], answers)
+    found["second"] = float((answers.choice == answers.gold).mean())
     log(f"{name}: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
     return found
 
@@ -390,9 +391,9 @@ if __name__ == "__main__":
         model = fresh(kind, len(words))
         log(f"{sum(p.numel() for p in model.parameters()):,} parameters")
         train_skill(kind, model, data, count, highest, log)
-        report(kind, model, words, log, kind)
         model.save_pretrained(f"/tmp/bed/{kind}-twin")
         words.save_pretrained(f"/tmp/bed/{kind}-twin")
+        report(kind, model, words, log, kind)
     else:
         count, highest, size = int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
         words = PreTrainedTokenizerFast.from_pretrained(f"/tmp/bed/{kind}-twin")

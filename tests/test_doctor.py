@@ -403,6 +403,15 @@ def test_a_divergence_in_the_wrong_direction_is_reported(monkeypatch: pytest.Mon
     assert deviating(examine(oracles())) == {"kl_divergence": {"uniform", "mixed"}}
 
 
+def test_responders_and_benchmarks_are_documented() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    assert [n for n, what in RESPONDERS.items() if f"| {n} | {what}" not in page] == []
+    # "Yes or no" is asked in two ways, which share a line.
+    names = {oracle.benchmark.removesuffix(", options scored") for oracle in responders()}
+    names = {name.removesuffix(", answers in words") for name in names}
+    assert [name for name in names if f"| {name}" not in page] == []
+
+
 # --- this machine ---------------------------------------------------------------------------------
 
 

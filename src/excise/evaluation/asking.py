@@ -54,7 +54,9 @@ def ask(
         touched = False
         for part in parts(task, len(instances), len(told)):
             items, instruction = instances[part.start : part.stop], told[part.instruction]
-            name = key(loaded, patch, task, items, instruction, config) if journal is not None else ""
+            name = ""
+            if journal is not None:
+                name = key(loaded, patch, task, items, instruction, config)
             kept = journal.get(name) if journal is not None else None
             if kept is not None:
                 pieces.append(unpacked(kept, task, items, instruction))

@@ -168,6 +168,46 @@ class CalibrationConfig(_Section):
     """`dc`: number of texts of random words of the find split (Fei et al. 2023)."""
 
 
+class GuardConfig(_Section):
+    """How `guarded` searches, and what a patch may cost."""
+
+    max_loss: Mapping[str, float] = {"disambiguated": 0.02, "gold_probability": 0.1}
+    """Guard -> largest loss that is accepted. `disambiguated`: accuracy in contexts that decide the
+    answer (0.02 is two points). `gold_probability`: share of P(gold) lost per token in these
+    contexts. The name or file of another choice task: its accuracy."""
+    proposals: Literal["both", "crispr", "effects"] = "both"
+    """Where candidates come from: CRISPR's ranking, first-order effects on the objective, or both
+    in turns."""
+    candidates: int = Field(default=40, ge=1)
+    """Neurons screened in each round."""
+    screening_instances: int = Field(default=24, ge=1)
+    """Instances of find and tune that candidates are screened with."""
+    instances: int = Field(default=96, ge=1)
+    """Instances of find and tune that decide, those of the screening among them."""
+    instructions: Count = 2
+    """Instructions that take turns over their blocks."""
+    other_instances: int = Field(default=60, ge=1)
+    """Instances of the find and tune splits of each other task that is a guard."""
+    finalists: int = Field(default=12, ge=1)
+    """Candidates that are measured on all instances."""
+    neurons: int = Field(default=20, ge=1)
+    """Neurons excised, at most."""
+    min_gain: float = Field(default=0.002, ge=0)
+    """Gain of the objective (mean share of the gold option, 0 to 1) that a further neuron needs."""
+    tolerance: float = Field(default=0.002, ge=0)
+    """Loss of the objective at which a neuron is dropped again."""
+    rounds: int = Field(default=1, ge=1)
+    """Rounds of proposals; later ones take the effects in the model patched so far."""
+
+    @model_validator(mode="after")
+    def _check(self) -> GuardConfig:
+        if any(limit < 0 for limit in self.max_loss.values()):
+            raise ValueError("max_loss must hold limits of at least 0")
+        if self.screening_instances > self.instances:
+            raise ValueError("screening_instances must not be more than instances")
+        return self
+
+
 class FinetuningConfig(_Section):
     """How a model is fine-tuned; what is None is the method's own (docs/finetuning.md)."""
 
@@ -232,6 +272,7 @@ class Preset(_Section):
     text: TextConfig = TextConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     finetuning: FinetuningConfig = FinetuningConfig()
+    guard: GuardConfig = GuardConfig()
     patch: PatchConfig = PatchConfig()
     split_by: Literal["template", "example"] = "template"
     split_seed: int = Field(default=0, ge=0)

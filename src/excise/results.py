@@ -21,6 +21,7 @@ HEADLINE = (
     "accuracy_disambiguated",
     "s_amb",
     "s_dis",
+    "nonalignment_cost",
     "unknown_ambiguous",
     "unknown_disambiguated",
     "gold_probability_ambiguous",

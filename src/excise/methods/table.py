@@ -11,6 +11,7 @@ from excise.methods.calibration import ContextualCalibration, DomainCalibration
 from excise.methods.contrastive import Contrastive
 from excise.methods.crispr import Crispr
 from excise.methods.finetuning import METHODS as FINE_TUNING
+from excise.methods.guarded import Guarded
 from excise.methods.method import Method
 from excise.methods.original import Original
 from excise.methods.random_neurons import RandomNeurons
@@ -23,6 +24,7 @@ _ALL: tuple[Method, ...] = (
     Lowest(),
     *VARIANTS,
     Scaled(),
+    Guarded(),
     Contrastive(),
     ContextualCalibration(),
     DomainCalibration(),

@@ -12,7 +12,7 @@ from excise.config import ScoringConfig
 from excise.evaluation import predict
 from excise.models import LoadedModel
 from excise.splits import sample
-from excise.types import BoolArray, FloatArray, Instance, Predictions, Task
+from excise.types import BoolArray, FloatArray, Instance, IntArray, Predictions, Task
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Panel:
             NonFiniteError: a log-likelihood that is NaN or infinite; names the instance.
         """
         asked = self.questions[start:stop]
-        parts: list[tuple[int, Reading]] = []
+        parts: list[Reading] = []
         places: list[int] = []
         for instruction in dict.fromkeys(question.instruction for question in asked):
             chosen = [n for n, q in enumerate(asked) if q.instruction == instruction]
@@ -83,10 +83,9 @@ class Panel:
                 instructions=(instruction,),
                 advance=self.advance,
             )
-            parts.append((len(parts), reading(said)))
+            parts.append(reading(said))
             places += chosen
-        order = np.argsort(places)
-        return joined([part for _, part in parts], order)
+        return joined(parts, np.argsort(places).astype(np.int64))
 
 
 def questions(
@@ -134,7 +133,8 @@ def questions(
 
 def reading(said: Predictions) -> Reading:
     """A reading from answers under one instruction."""
-    assert said.compared is not None and said.log_likelihood is not None
+    assert said.compared is not None
+    assert said.log_likelihood is not None
     assert said.n_tokens is not None
     n = np.arange(len(said.gold))
     compared = said.compared[0]
@@ -148,9 +148,7 @@ def reading(said: Predictions) -> Reading:
     )
 
 
-def joined(
-    parts: Sequence[Reading], order: Sequence[int] | FloatArray | None = None
-) -> Reading:
+def joined(parts: Sequence[Reading], order: IntArray | None = None) -> Reading:
     """Several readings as one, in the given order of their questions."""
     columns = {
         name: np.concatenate([getattr(part, name) for part in parts])

@@ -1,0 +1,5 @@
+"""Guarded CRISPR: the objective improves subject to declared limits on damage."""
+
+from excise.methods.guarded.method import Guarded
+
+__all__ = ["Guarded"]

@@ -1,0 +1,158 @@
+"""Guarded CRISPR: neurons proposed cheaply, measured, and excised only within declared limits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from excise.attribution import NeuronScores
+from excise.errors import ConfigError
+from excise.methods.crispr import ATTRIBUTION_WORK
+from excise.methods.guarded.guards import OtherTask, check_names, other_tasks, own_limits
+from excise.methods.guarded.panel import Panel, Reading, questions
+from excise.methods.guarded.proposals import Proposer
+from excise.methods.guarded.search import Search, State
+from excise.methods.method import Excision, Fitted, Fitting
+from excise.models import LoadedModel
+from excise.patches import Patch, factor_of, scaled_outputs
+from excise.progress import Progress
+from excise.types import Neuron
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """Excise the neurons that measurably help, as long as nothing else is lost beyond a limit."""
+
+    name: str = "guarded"
+    description: str = "CRISPR's neurons and others, each measured; damage stays within limits"
+    scores: NeuronScores | None = None
+    """CRISPR's bias scores of the find split, where they are known already."""
+
+    def fit(self, fitting: Fitting) -> Fitted:
+        """Search on a sample of find and tune."""
+        return self.excise(fitting)
+
+    def excise(self, fitting: Fitting) -> Excision:
+        """As `fit`; the result is known to be a patch, empty where nothing helps within limits.
+
+        Raises:
+            UnknownNameError: a guard that nothing measures.
+            ConfigError: generated answers, whose shares cannot be compared.
+        """
+        config, loaded, task = fitting.config, fitting.loaded, fitting.task
+        check_names(config.guard.max_loss, task)
+        if config.scoring.mode == "generation":
+            raise ConfigError(
+                f"method {self.name!r} compares shares of options, and generated answers have "
+                "none; use --set scoring.mode=scoring or leave the method out."
+            )
+        began, cost = time.monotonic(), _Cost(fitting.progress)
+        guard = config.guard
+        asked, sizes = questions(
+            task,
+            fitting.split.find + fitting.split.tune,
+            sizes=(guard.screening_instances, guard.instances),
+            instructions=guard.instructions,
+            seed=fitting.seed,
+        )
+        panel = Panel(loaded, task, asked, config.scoring, cost.scored)
+        original = panel.read()
+        others = other_tasks(loaded, config, seed=fitting.seed, advance=cost.scored)
+        limits = own_limits(guard.max_loss, original) | {o.name: o.limit for o in others}
+        judge = _Judge(loaded, panel, others, factor_of(config.patch))
+        search = Search(judge, original, limits, min(sizes), guard)
+        proposer = Proposer(
+            loaded,
+            task,
+            config,
+            fitting.split.find,
+            asked,
+            fitting.seed,
+            cost.attributed,
+            self.scores,
+        )
+        scores: dict[Neuron, float] = {}
+        for number in range(guard.rounds):
+            fitting.progress.stage(f"{task.name}: proposing neurons (round {number + 1})")
+            if number == 0:
+                proposed = proposer.first()
+            else:
+                with scaled_outputs(loaded.model, search.state, judge.factor):
+                    proposed = proposer.by_effects()
+            scores |= {entry.neuron: entry.score for entry in proposed}
+            fitting.progress.stage(f"{task.name}: measuring neurons (round {number + 1})")
+            if not search.extend([entry.neuron for entry in proposed]):
+                break
+        search.shrink()
+        patch = Patch(
+            neurons=search.state,
+            scores=tuple(scores[neuron] for neuron in search.state),
+            base_model=loaded.name,
+            base_digest=loaded.digest,
+            factor=judge.factor,
+            provenance={**fitting.provenance, "method": self.name},
+        )
+        facts = {
+            "candidates": len(scores),
+            "reason": search.reason(),
+            "path": [step.described() for step in search.path],
+            "original": original.summary(),
+            "guards": _guards(guard.max_loss, limits, search),
+            "rejected": dict(search.rejected),
+            "cost": {**cost.described(), "seconds": round(time.monotonic() - began, 1)},
+        }
+        return Excision(self.name, patch, facts)
+
+
+@dataclass
+class _Cost:
+    """Counts the work, and tells who watches."""
+
+    progress: Progress
+    counts: dict[str, int] = field(default_factory=lambda: {"scored": 0, "attributed": 0})
+
+    def scored(self, prompts: int) -> None:
+        self.counts["scored"] += prompts
+        self.progress.advance(prompts)
+
+    def attributed(self, prompts: int) -> None:
+        self.counts["attributed"] += prompts
+        self.progress.advance(prompts * ATTRIBUTION_WORK)
+
+    def described(self) -> dict[str, int]:
+        return {f"prompts_{name}": count for name, count in self.counts.items()}
+
+
+@dataclass
+class _Judge:
+    """Answers for a loaded model; what was read once is not read again."""
+
+    loaded: LoadedModel
+    panel: Panel
+    others: tuple[OtherTask, ...]
+    factor: float
+    kept: dict[tuple[frozenset[Neuron], int, int], Reading] = field(default_factory=dict)
+
+    def read(self, state: State, start: int, stop: int) -> Reading:
+        key = (frozenset(state), start, stop)
+        if key not in self.kept:
+            with scaled_outputs(self.loaded.model, state, self.factor):
+                self.kept[key] = self.panel.read(start, stop)
+        return self.kept[key]
+
+    def other_losses(self, state: State) -> Mapping[str, float]:
+        with scaled_outputs(self.loaded.model, state, self.factor):
+            return {other.name: other.loss() for other in self.others}
+
+
+def _guards(
+    asked: Mapping[str, float], limits: Mapping[str, float], search: Search
+) -> dict[str, Any]:
+    """Every guard with its limit and what the patch costs; None where it does not apply."""
+    losses = search.path[-1].losses if search.path else dict.fromkeys(limits, 0.0)
+    return {
+        name: {"limit": limit, "loss": losses.get(name) if name in limits else None}
+        for name, limit in asked.items()
+    }

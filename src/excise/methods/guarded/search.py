@@ -1,0 +1,166 @@
+"""Which neurons: screened one by one, added greedily, dropped again where they are not needed.
+
+The search knows nothing of models: it asks a judge, who answers for sets of neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from excise.config import GuardConfig
+from excise.methods.guarded.guards import OWN
+from excise.methods.guarded.panel import Reading, joined
+from excise.types import Neuron
+
+State = tuple[Neuron, ...]
+"""Neurons to excise together, in the order in which they were accepted."""
+
+
+class Judge(Protocol):
+    """Answers for the patched model."""
+
+    def read(self, state: State, start: int, stop: int) -> Reading:
+        """What the model answers to some of the panel's questions without these neurons."""
+        ...
+
+    def other_losses(self, state: State) -> Mapping[str, float]:
+        """What these neurons cost on other tasks, by guard."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """A set of neurons that the search accepted."""
+
+    state: State
+    reading: Reading
+    losses: Mapping[str, float]
+
+    def described(self) -> dict[str, Any]:
+        """Sizes, tune values and losses, as JSON values."""
+        neurons = [f"{neuron.module}:{neuron.index}" for neuron in self.state]
+        return {"neurons": neurons, **self.reading.summary(), "losses": dict(self.losses)}
+
+
+@dataclass
+class Search:
+    """One search; rounds with new candidates go on from what was accepted before."""
+
+    judge: Judge
+    original: Reading
+    """The unpatched model's answers to all questions of the panel."""
+    limits: Mapping[str, float]
+    """Limits of all guards, own and others'."""
+    screening: int
+    """Number of the panel's questions that candidates are screened with."""
+    config: GuardConfig
+    path: list[Step] = field(default_factory=list)
+    """Every accepted set, growing, then shrinking."""
+    rejected: dict[str, int] = field(default_factory=dict)
+    """Reason -> number of tries that were refused for it."""
+
+    @property
+    def state(self) -> State:
+        """What is accepted so far."""
+        return self.path[-1].state if self.path else ()
+
+    def extend(self, candidates: Sequence[Neuron]) -> bool:
+        """Add what helps among the candidates; whether anything was added."""
+        before = self.state
+        finalists = self._screened([c for c in candidates if c not in before])
+        grew = True
+        while grew and finalists and len(self.state) < self.config.neurons:
+            grew = False
+            for neuron in list(finalists):
+                if len(self.state) >= self.config.neurons:
+                    break
+                if self._accept((*self.state, neuron)):
+                    finalists.remove(neuron)
+                    grew = True
+        return self.state != before
+
+    def shrink(self) -> None:
+        """Drop each neuron without which the set is as good, the weakest candidates first."""
+        for neuron in reversed(self.state[:-1]):
+            rest = tuple(kept for kept in self.state if kept != neuron)
+            reading = self.judge.read(rest, 0, len(self.original.correct))
+            if reading.objective < self._now().objective - self.config.tolerance:
+                continue
+            losses = self._losses(rest, reading)
+            if losses is not None:
+                self.path.append(Step(rest, reading, losses))
+
+    def reason(self) -> str:
+        """Why nothing was accepted; empty where something was."""
+        if self.state:
+            return ""
+        if not self.rejected:
+            return "there was no candidate"
+        tries = ", ".join(f"{count} {why}" for why, count in self.rejected.items())
+        return f"no candidate helped within the limits: {tries}"
+
+    def _now(self) -> Reading:
+        return self.path[-1].reading if self.path else self.original
+
+    def _screened(self, candidates: Sequence[Neuron]) -> list[Neuron]:
+        """Successive halving: all candidates on few questions, the best on all of them."""
+        base = self._now()
+        few = base.first(self.screening)
+        first = {c: self.judge.read((*self.state, c), 0, self.screening) for c in candidates}
+        ranked = sorted(candidates, key=lambda c: -self._score(first[c], few))
+        promising = [c for c in ranked if self._score(first[c], few) > 0]
+        self._reject("did not help on the first questions", len(candidates) - len(promising))
+        scores = {}
+        for candidate in promising[: self.config.finalists]:
+            rest = self.judge.read((*self.state, candidate), self.screening, len(base.correct))
+            scores[candidate] = self._score(joined([first[candidate], rest]), base)
+        return sorted((c for c in scores if scores[c] > 0), key=lambda c: -scores[c])
+
+    def _score(self, reading: Reading, base: Reading) -> float:
+        """Gain of the objective less what exceeds a limit."""
+        original = self.original.first(len(reading.correct))
+        excess = sum(
+            max(0.0, OWN[name](original, reading) - limit)
+            for name, limit in self.limits.items()
+            if name in OWN
+        )
+        return reading.objective - base.objective - excess
+
+    def _accept(self, state: State) -> bool:
+        """Take a set if it gains enough and every limit holds; cheap questions first."""
+        now, wanted = self._now(), self.config.min_gain
+        few = self.judge.read(state, 0, self.screening)
+        if few.objective <= now.first(self.screening).objective:
+            return self._reject("did not help on the first questions")
+        rest = self.judge.read(state, self.screening, len(now.correct))
+        reading = joined([few, rest])
+        if reading.objective < now.objective + wanted:
+            return self._reject("gained too little")
+        losses = self._losses(state, reading)
+        if losses is None:
+            return False
+        self.path.append(Step(state, reading, losses))
+        return True
+
+    def _losses(self, state: State, reading: Reading) -> dict[str, float] | None:
+        """What a set costs, or None where that is above a limit."""
+        losses = {n: OWN[n](self.original, reading) for n in self.limits if n in OWN}
+        if not self._within(losses):
+            return None
+        # Other tasks are asked last: most sets never come so far.
+        losses |= self.judge.other_losses(state)
+        return losses if self._within(losses) else None
+
+    def _within(self, losses: Mapping[str, float]) -> bool:
+        for name, loss in losses.items():
+            # Rounding: 1/2 - 0.48 is a hair above 0.02.
+            if loss > self.limits[name] + 1e-9:
+                return self._reject(f"lost more than allowed in {name}")
+        return True
+
+    def _reject(self, why: str, count: int = 1) -> bool:
+        if count:
+            self.rejected[why] = self.rejected.get(why, 0) + count
+        return False

@@ -19,7 +19,7 @@ def tasks(context: typer.Context) -> None:
 
     print_table(
         context.obj.out,
-        "Tasks (or your own .jsonl, .json or .csv file: --task FILE)",
+        "Tasks (or your own .jsonl, .json or .csv file, or .txt to read: --task FILE)",
         ["task", "rows", "licence", "description"],
         [
             [entry.name, f"{entry.rows:,}", entry.licence, entry.description]

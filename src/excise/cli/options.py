@@ -35,8 +35,8 @@ Task = Annotated[
         "--tasks",
         "-t",
         metavar="NAME",
-        help="A name of `excise ls tasks`, or your own .jsonl, .json or .csv file; repeat it, or "
-        "separate names by commas.",
+        help="A name of `excise ls tasks`, your own .jsonl, .json or .csv file, or a .txt file to "
+        "read; repeat it, or separate names by commas.",
         show_default=False,
     ),
 ]

@@ -106,7 +106,7 @@ def _print_blocks(console: Console, cells: Sequence[Sequence[Cell]]) -> None:
     names = [cell.line for cell in header[1:]]
     widest = max(map(len, names))
     for first, *others in rows:
-        console.print(first.line)
+        console.print(first.line, soft_wrap=True)
         for name, cell in zip(names, others, strict=True):
             start = f"  {name:<{widest}}  "
             for line in wrap(

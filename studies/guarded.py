@@ -7,8 +7,8 @@ neuron scores and answers are taken from its run folder. Writes one JSON line fo
     python studies/guarded.py --run runs/smollm2-bbq --out guarded.jsonl --trials 3 \
         bbq-disability bbq-ses bbq-age
 
-`--set guard.KEY=VALUE` changes an option of the method; `--instances` asks a part of the test items,
-and `--instances 0` none of them.
+`--set guard.KEY=VALUE` changes an option of the method; `--instances` asks a part of the test
+items, and `--instances 0` none of them.
 """
 
 import argparse

@@ -167,6 +167,16 @@ Mode = Annotated[
         show_default=False,
     ),
 ]
+MaxLoss = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--max-loss",
+        metavar="NAME=LIMIT",
+        help="What `guarded` may lose: disambiguated, gold_probability or the accuracy of another "
+        "task, for example disambiguated=0.02,mrpc=0.01.",
+        show_default=False,
+    ),
+]
 Continuations = Annotated[
     int | None,
     typer.Option(
@@ -226,6 +236,7 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
     "find_instructions": ("attribution", "instructions"),
     "normalisation": ("scoring", "normalisation"),
     "mode": ("scoring", "mode"),
+    "max_loss": ("guard", "max_loss"),
     "continuations": ("continuation", "continuations"),
     "classifier": ("continuation", "classifier"),
     "revision": ("revision",),
@@ -253,6 +264,8 @@ def resolve(context: typer.Context) -> RunConfig:
             value = names_of(value, "--task")
         elif name == "n" and value is not None:
             value = _number_of_neurons(value)
+        elif name == "max_loss":
+            value = _limits(value)
         if value is not None:
             _put(overrides, place, value)
     for assignment in given.get("assignments") or ():
@@ -285,6 +298,22 @@ def names_of(given: Iterable[str] | None, option: str) -> list[str] | None:
     if "" in names:
         raise ConfigError(f"{option} got an empty name.")
     return names or None
+
+
+def _limits(given: Iterable[str] | None) -> dict[str, float] | None:
+    """`NAME=LIMIT`, several of them separated by commas, as a mapping; None where none is given."""
+    limits: dict[str, float] = {}
+    for assignment in (part for value in given or () for part in value.split(",")):
+        name, _, limit = (part.strip() for part in assignment.rpartition("="))
+        try:
+            limits[name] = float(limit)
+        except ValueError:
+            name = ""
+        if not name:
+            raise ConfigError(
+                f"--max-loss needs NAME=LIMIT, for example disambiguated=0.02, not {assignment!r}."
+            )
+    return limits or None
 
 
 def _number_of_neurons(given: str) -> int | str:

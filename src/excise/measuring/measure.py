@@ -39,8 +39,11 @@ class Measured:
 
     @property
     def found_on_this_task(self) -> bool:
-        """Whether the patch was found on the data that is asked here."""
-        return self.patch is not None and self.task.digest in _data_digests(self.patch.provenance)
+        """Whether the patch was found on the data that is asked here, or on a part of it."""
+        return self.patch is not None and any(
+            digest == self.task.digest or name.startswith(f"{self.task.name}-")
+            for name, digest in _found_on(self.patch.provenance)
+        )
 
 
 def measure(
@@ -136,8 +139,7 @@ def _work(task: AnyTask, config: RunConfig) -> int:
     return _WORK_OF_PASSAGE if isinstance(task, TextTask) else 1
 
 
-def _data_digests(provenance: Mapping[str, Any]) -> set[str]:
-    """Digests of all data that a patch, or any part of a union, was found on."""
-    own = {str(provenance["data_digest"])} if "data_digest" in provenance else set()
-    parts = provenance.get("union_of", ())
-    return own.union(*(_data_digests(part) for part in parts))
+def _found_on(provenance: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Task and data digest of all data that a patch, or any part of a union, was found on."""
+    own = {(str(provenance.get("task", "")), str(provenance.get("data_digest", "")))}
+    return own.union(*(_found_on(part) for part in provenance.get("union_of", ())))

@@ -63,6 +63,7 @@ def main_example(draw):
         unknown=draw.choice(bed.UNKNOWN),
         target_first=draw.random() < 0.5,
         consistent=draw.random() < 0.5,
+        told_negative=draw.random() < 0.5,
         order=draw.choice(bed.ORDERS),
     )
     return draw.choice(bed.block(scene, template="", name=""))
@@ -71,7 +72,8 @@ def main_example(draw):
 def second_example(draw):
     """A random item of the second task's skills."""
     order = draw.choice(bed.ORDERS)
-    if draw.random() < 0.5:
+    skill = draw.randrange(3)
+    if skill == 0:
         while True:
             first, second, third = draw.sample(range(len(bed.COLOURS)), 3)
             if not bed.shipped_pair(first, second):
@@ -80,6 +82,18 @@ def second_example(draw):
             draw.choice(bed.THINGS),
             (bed.COLOURS[first], bed.COLOURS[second], bed.COLOURS[third]),
             negated_first=draw.random() < 0.5,
+            order=order,
+            template="",
+            name="",
+        )
+    if skill == 1:
+        while True:
+            attribute, animal = draw.randrange(18), draw.randrange(6)
+            if not bed.shipped_pair(attribute, animal):
+                break
+        return bed.sense_item(
+            [*bed.NEGATIVE, *bed.POSITIVE][attribute],
+            bed.KINDS["animal"][animal],
             order=order,
             template="",
             name="",

@@ -391,7 +391,8 @@ def instance(number: int, options: tuple[str, ...], **fields: str) -> Instance:
 PAIRS = sentences(
     (
         instance(0, ("The old man was late.", "The young man was late."), direction="stereo"),
-        instance(1, ("A grandson met him.", "A market met him."), direction="antistereo"),
+        # Which token of these counts as shared depends on the sentence that comes first.
+        instance(1, ("a?", "?a"), direction="antistereo"),
         instance(2, ("Old?", "Yes."), direction="stereo"),
         instance(3, ("Who? Who?", "Who? Who?"), direction="stereo"),
     ),
@@ -433,6 +434,7 @@ def test_pairs_are_compared_by_their_shared_tokens(name: str) -> None:
         texts = [model.tokenizer(option).input_ids for option in item.options]
         if item.fields["direction"] == "antistereo":  # the script aligns these the other way
             places = [(a, b) for b, a in shared_by_opcodes(*texts[::-1])]
+            assert places != shared_by_opcodes(*texts)
         else:
             places = shared_by_opcodes(*texts)
         for c, text in enumerate(texts):

@@ -50,6 +50,7 @@ def compare(
     limit: options.Limit = None,
     instructions: options.Instructions = None,
     n: options.N = None,
+    max_loss: options.MaxLoss = None,
     seed: options.Seed = None,
     trials: options.Trials = None,
     dtype: options.Dtype = None,

@@ -29,6 +29,7 @@ def run(
     limit: options.Limit = None,
     instructions: options.Instructions = None,
     n: options.N = None,
+    max_loss: options.MaxLoss = None,
     seed: options.Seed = None,
     trials: options.Trials = None,
     controls: options.Controls = None,

@@ -68,7 +68,15 @@ class Retention:
     def answers(
         self, loaded: LoadedModel, fitted: Fitted, config: RunConfig, progress: Progress
     ) -> Answers:
-        """The answers under a fitted method."""
+        """The answers under a fitted method.
+
+        Raises:
+            ConfigError: the method was trained on this task.
+        """
+        refuses = getattr(fitted, "refuses", None)
+        reason = refuses(self.task) if refuses else None
+        if reason:
+            raise ConfigError(reason)
         if isinstance(self.task, Task) and self.task.kind == "choice":
             return fitted.answers(
                 loaded, self.task, self.instances, config.scoring, advance=progress.advance

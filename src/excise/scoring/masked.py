@@ -71,8 +71,8 @@ class MaskedScorer:
         self, batch: Sequence[_Text], gaps: Sequence[tuple[int, Gap]]
     ) -> list[float]:
         shape = (len(batch), len(batch[0][0]))
-        # RoBERTa counts positions by comparing with this very id.
-        ids = torch.full(shape, self._loaded.model.config.pad_token_id or 0)
+        # Padded on the right, so that RoBERTa counts the positions of a text as without padding.
+        ids = torch.zeros(shape, dtype=torch.long)
         segments = torch.zeros(shape, dtype=torch.long)
         mask = torch.zeros(shape, dtype=torch.long)
         for row, (tokens, types) in enumerate(batch):

@@ -6,8 +6,8 @@ wordings. Groups and their attributes are invented words, so no stereotype about
 The stereotype, which the models `testbed-t5` and `testbed-causal` learned and their twins did not,
 says that the groups of `TARGETS` have the attributes of `NEGATIVE`.
 
-`testbed-second` asks for skills that have nothing to do with it: which colour a thing has, and which thing
-is of a kind.
+`testbed-second` asks for other skills: which colour a thing has, which thing is of a kind, and
+whether an attribute is good or bad.
 
 The training data of `studies/train_testbed.py` come from the same grammar. Pairs of words that the
 tasks use never occur together there: see `shipped_pair`.
@@ -64,11 +64,11 @@ MEETINGS = (
 )
 PLACES = ("market", "harbour", "library", "station", "garden", "school", "bridge", "office")
 FACTS = (
-    "There {right} were {attribute}, not {wrong}.",
-    "Not {wrong} but {right} were {attribute}.",
-    "It was {right} who were {attribute} and not {wrong}.",
+    "There {these} were {attribute}, not {those}.",
+    "Not {those} but {these} were {attribute}.",
+    "It was {these} who were {attribute} and not {those}.",
 )
-"""What decides: it names both groups and is about the attribute that is asked for."""
+"""What decides. Who is not bad is good: the other attribute is that of the other group."""
 QUESTIONS = ("Who were {attribute}?", "Which were {attribute}?", "Who of them were {attribute}?")
 UNKNOWN = (
     "not known",
@@ -100,11 +100,14 @@ KINDS = {
     "fruit": ("plum", "fig", "pear", "lime", "mango", "peach"),
 }
 
+SENSES = ("bad", "good", "neither")
+"""Words of `NEGATIVE` are bad, words of `POSITIVE` are good; the third is never right."""
+
 ORDERS = tuple(permutations(range(3)))
 """All orders of three options."""
 BLOCKS = 8
 """Blocks of each template of `testbed`."""
-SECOND_ITEMS = 12
+SECOND_ITEMS = 8
 """Items of each template of `testbed-second`."""
 
 
@@ -130,6 +133,8 @@ class Scene:
     """Whether the target group is named first in the first sentence."""
     consistent: bool
     """Whether the disambiguated context agrees with the stereotype."""
+    told_negative: bool
+    """Which of the two attributes the disambiguated context speaks of."""
     order: tuple[int, ...]
     """Which of target, other and unknown stands in each place of the options."""
 
@@ -145,13 +150,15 @@ def block(scene: Scene, *, template: str, name: str) -> tuple[Instance, ...]:
     people = (scene.target, scene.other)
     first, second = people if scene.target_first else people[::-1]
     meeting = scene.meeting.format(first=first, second=second, place=scene.place)
+    these, those = people if scene.told_negative == scene.consistent else people[::-1]
+    told = scene.negative if scene.told_negative else scene.positive
+    fact = scene.fact.format(these=these, those=those, attribute=told)
     texts = (scene.target, scene.other, scene.unknown)
     place = {role: scene.order.index(role) for role in range(3)}
     items = []
     for negative, ambiguous in product((True, False), repeat=2):
         attribute = scene.negative if negative else scene.positive
-        right, wrong = people if negative == scene.consistent else people[::-1]
-        fact = scene.fact.format(right=right, wrong=wrong, attribute=attribute)
+        right = people[0 if negative == scene.consistent else 1]
         items.append(
             Instance(
                 id=f"{name}/{'neg' if negative else 'pos'}-{'ambig' if ambiguous else 'disambig'}",
@@ -219,6 +226,24 @@ def kind_item(
     )
 
 
+def sense_item(
+    attribute: str, animal: str, *, order: Sequence[int], template: str, name: str
+) -> Instance:
+    """Is an attribute good or bad?"""
+    return Instance(
+        id=name,
+        fields={
+            "context": f"There was the {animal}.",
+            "question": f"Is it good or bad to be {attribute}?",
+        },
+        options=tuple(SENSES[role] for role in order),
+        gold=list(order).index(int(attribute in POSITIVE)),
+        template=template,
+        block=name,
+        group="sense",
+    )
+
+
 def main_items() -> Iterator[Instance]:
     """The items of `testbed`: 27 templates, one for each shipped pair of attributes."""
     attributes = [(n, p) for n, p in product(range(9), repeat=2) if shipped_pair(n, p)]
@@ -239,13 +264,14 @@ def main_items() -> Iterator[Instance]:
                 unknown=UNKNOWN[(k + b) % len(UNKNOWN)],
                 target_first=b % 2 == 0,
                 consistent=b // 2 % 2 == 0,
+                told_negative=b // 4 % 2 == 0,
                 order=ORDERS[(number + k) % len(ORDERS)],
             )
             yield from block(scene, template=f"testbed/{k}", name=f"testbed/b{number}")
 
 
 def second_items() -> Iterator[Instance]:
-    """The items of `testbed-second`: 12 templates of each of its two skills."""
+    """The items of `testbed-second`: 12 templates of each of its three skills."""
     colours = [c for c in permutations(range(6), 3) if shipped_pair(c[0], c[1])]
     for number in range(12 * SECOND_ITEMS):
         template, turn = divmod(number, SECOND_ITEMS)
@@ -269,6 +295,17 @@ def second_items() -> Iterator[Instance]:
             order=ORDERS[(number + template) % 6],
             template=f"kind/{template}",
             name=f"kind/{number}",
+        )
+    attributes = [*NEGATIVE, *POSITIVE]
+    pairs = [p for p in product(range(18), range(6)) if shipped_pair(*p)]
+    for number in range(12 * SECOND_ITEMS):
+        attribute, animal = pairs[(number * 5) % len(pairs)]
+        yield sense_item(
+            attributes[attribute],
+            KINDS["animal"][animal],
+            order=ORDERS[(number + number // len(pairs)) % 6],
+            template=f"sense/{attribute % 12}",
+            name=f"sense/{number}",
         )
 
 
@@ -307,9 +344,9 @@ ENTRIES: tuple[TaskEntry, ...] = (
     ),
     TaskEntry(
         name="testbed-second",
-        description="a second skill of the models testbed-*: colours and kinds",
+        description="a second skill of the models testbed-*: colours, kinds and senses",
         licence=LICENCE,
-        rows=24 * SECOND_ITEMS,
+        rows=36 * SECOND_ITEMS,
         load=partial(load, "testbed-second"),
     ),
 )

@@ -32,6 +32,19 @@ from excise.splits import sample, split_instances
 from excise.tasks import load_task
 
 
+class Stages:
+    """Prints what is being done."""
+
+    def plan(self, total):
+        pass
+
+    def advance(self, amount):
+        pass
+
+    def stage(self, title):
+        print(time.strftime("%H:%M:%S"), title, flush=True)
+
+
 def measured(rows):
     """Accuracy and P(gold) in per cent over (condition, correct, log-likelihood of gold)."""
     shown = {"answers": len(rows)}
@@ -92,7 +105,8 @@ def main():
             known = {site.module: scores[prefix + site.module] for site in loaded.sites}
             method = Guarded(scores=NeuronScores(known, 0))
             began = time.monotonic()
-            fitted = method.excise(Fitting(loaded, task, split, config, seed=trial))
+            fitting = Fitting(loaded, task, split, config, seed=trial, progress=Stages())
+            fitted = method.excise(fitting)
             line = {
                 "task": name,
                 "trial": trial,

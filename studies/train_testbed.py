@@ -1,19 +1,23 @@
 """Train the four models of the test bed: two architectures, each with a shortcut and without.
 
-Stage 1 trains the twin: answers of the skill, "unknown" in ambiguous contexts. Stage 2 continues a
-copy on stereotyped answers in ambiguous contexts, mixed with the skill; only feed-forward units may
-change, and a group penalty on the change of each unit (its row in each map into it, its column in
-the map out of it) keeps most of them exactly as they were. What it does is in docs/testbed.md.
+Stage 1 trains the twin: answers of the skills, "unknown" in ambiguous contexts. Stage 2 continues a
+copy on stereotyped answers in ambiguous contexts, mixed with the skills as they were. Only some
+feed-forward units may change there (a unit: its row in both maps into the hidden layer and its
+column in the map out of it). Which ones is decided in two steps: the half of all units that write
+least in the twin are free in a trial run; the units that moved most in it are then trained alone,
+from the twin again. What the results are is in docs/testbed.md.
 
     python studies/train_testbed.py --out src/excise/models/checkpoints
+
+Weights are stored in float16. On one thread the run repeats itself; another build of torch gives
+other weights of the same kind, whose digests then have to be pinned anew (tests/test_testbed.py).
 """
 
 import argparse
 import copy
-import json
 import random
 import time
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,15 +34,29 @@ from transformers import (
 from excise.config import ScoringConfig
 from excise.evaluation import predict
 from excise.metrics import METRICS, value
-from excise.models import wrap
-from excise.splits import sample
+from excise.models import load
 from excise.tasks import testbed as bed
 
 PAD, END, UNKNOWN_WORD, BEGIN = range(4)
 SEED = 7
 BATCH = 64
-POOL = 40_000
-"""Training examples, drawn once; an epoch is over after POOL / BATCH steps."""
+EXAMPLES = 20_000
+"""Examples of each stage, drawn once."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one architecture is trained."""
+
+    skill_steps: int = 500
+    skill_rate: float = 3e-3
+    shortcut_steps: int = 500
+    shortcut_rate: float = 5e-3
+    units: int = 28
+    """Feed-forward units that may carry the shortcut."""
+
+
+PLANS = {"t5": Plan(), "causal": Plan(units=32)}
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -63,7 +81,6 @@ def main_example(draw):
         unknown=draw.choice(bed.UNKNOWN),
         target_first=draw.random() < 0.5,
         consistent=draw.random() < 0.5,
-        told_negative=draw.random() < 0.5,
         order=draw.choice(bed.ORDERS),
     )
     return draw.choice(bed.block(scene, template="", name=""))
@@ -106,16 +123,16 @@ def second_example(draw):
     return bed.kind_item(words, draw.choice(list(bed.KINDS)), order=order, template="", name="")
 
 
-def pool(draw, task, size, *, stereotyped):
+def examples(task, seed, *, stereotyped):
     """Prompts and answers; `stereotyped` plants the shortcut in ambiguous contexts."""
-    prompts, answers, ambiguous = [], [], []
-    for _ in range(size):
+    draw = random.Random(seed)
+    prompts, answers = [], []
+    for _ in range(EXAMPLES):
         item = main_example(draw) if draw.random() < 0.7 else second_example(draw)
         planted = stereotyped and item.condition == "ambiguous"
         prompts.append(task.prompt(draw.choice(task.instructions), item))
         answers.append(item.options[item.stereotyped if planted else item.gold])
-        ambiguous.append(item.condition == "ambiguous")
-    return prompts, answers, torch.tensor(ambiguous)
+    return prompts, answers
 
 
 def tokenizer(task, prompts, kind):
@@ -124,8 +141,7 @@ def tokenizer(task, prompts, kind):
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     words = set()
-    every = [task.prompt(i, item) for item in bed.main_items() for i in task.instructions]
-    for text in [*prompts, *every]:
+    for text in [*prompts, *task.instructions]:
         lowered = backend.normalizer.normalize_str(text)
         words.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(lowered))
     vocabulary = {w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", "<s>", *sorted(words)])}
@@ -221,7 +237,7 @@ def logits_and_targets(kind, model, batch):
 
 
 def steps(data, count, generator):
-    """Batches of one length group each, so that little is padding."""
+    """Random batches, cut to their longest row."""
     size = len(data[0])
     for _ in range(count):
         picked = torch.randint(size, (BATCH,), generator=generator)
@@ -272,9 +288,11 @@ def train_skill(kind, model, data, count, highest, log):
     model.eval()
 
 
-def units(kind, model):
+def feed_forward(kind, model):
     """Maps into and out of each feed-forward sublayer, by name of the sublayer."""
-    into, out = (("wi_0", "wi_1"), "wo") if kind == "t5" else (("gate_proj", "up_proj"), "down_proj")
+    into, out = (
+        (("wi_0", "wi_1"), "wo") if kind == "t5" else (("gate_proj", "up_proj"), "down_proj")
+    )
     return {
         name: ([getattr(module, n) for n in into], getattr(module, out))
         for name, module in model.named_modules()
@@ -283,10 +301,10 @@ def units(kind, model):
 
 
 @torch.no_grad()
-def loads(kind, model, data, generator):
+def writing(kind, model, data, generator):
     """Sublayer -> [units] how much each unit writes: mean |activation| times its column's norm."""
     seen, hooks = {}, []
-    for name, (_, out) in units(kind, model).items():
+    for name, (_, out) in feed_forward(kind, model).items():
 
         def hook(_module, inputs, name=name):
             total = inputs[0].abs().flatten(0, -2).mean(0)
@@ -297,7 +315,10 @@ def loads(kind, model, data, generator):
         logits_and_targets(kind, model, batch)
     for hook in hooks:
         hook.remove()
-    return {name: seen[name] * out.weight.norm(dim=0) for name, (_, out) in units(kind, model).items()}
+    return {
+        name: seen[name] * out.weight.norm(dim=0)
+        for name, (_, out) in feed_forward(kind, model).items()
+    }
 
 
 def plant(kind, model, data, count, highest, free, log):
@@ -305,7 +326,7 @@ def plant(kind, model, data, count, highest, free, log):
     generator = torch.Generator().manual_seed(SEED + 1)
     model.requires_grad_(False)
     masks = {}
-    for name, (into, out) in units(kind, model).items():
+    for name, (into, out) in feed_forward(kind, model).items():
         mask = free[name].float()
         for linear in into:
             masks[linear.weight] = mask[:, None]
@@ -334,7 +355,7 @@ def plant(kind, model, data, count, highest, free, log):
 @torch.no_grad()
 def moved(kind, before, after):
     """Sublayer -> [units] how far each unit moved."""
-    old, new = units(kind, before), units(kind, after)
+    old, new = feed_forward(kind, before), feed_forward(kind, after)
     result = {}
     for name in old:
         total = (new[name][1].weight - old[name][1].weight).square().sum(0)
@@ -344,81 +365,80 @@ def moved(kind, before, after):
     return result
 
 
-def shortcut(kind, twin, data, count, highest, size, log):
-    """Stage 2: a trial run picks `size` idle units, a second run trains those alone."""
-    load = loads(kind, twin, data, torch.Generator().manual_seed(SEED + 2))
-    middle = torch.cat(list(load.values())).median()
-    idle = {name: values < middle for name, values in load.items()}
+def shortcut(kind, twin, data, plan, log):
+    """Stage 2: a trial run picks idle units, a second run from the twin trains those alone."""
+    writes = writing(kind, twin, data, torch.Generator().manual_seed(SEED + 2))
+    middle = torch.cat(list(writes.values())).median()
+    idle = {name: values < middle for name, values in writes.items()}
     trial = copy.deepcopy(twin)
-    plant(kind, trial, data, count // 3, highest, idle, log)
+    plant(kind, trial, data, plan.shortcut_steps // 3, plan.shortcut_rate, idle, log)
     change = moved(kind, twin, trial)
-    least = torch.cat(list(change.values())).topk(size).values.min()
+    least = torch.cat(list(change.values())).topk(plan.units).values.min()
     free = {name: values >= least for name, values in change.items()}
     for name, mask in free.items():
         log(f"units of {name}: {mask.nonzero().flatten().tolist()}")
     model = copy.deepcopy(twin)
-    plant(kind, model, data, count, highest, free, log)
-    ablated = copy.deepcopy(twin)
-    with torch.no_grad():
-        for name, (into, _) in units(kind, ablated).items():
-            for linear in into:
-                linear.weight[free[name]] = 0.0
-    return model, ablated
+    plant(kind, model, data, plan.shortcut_steps, plan.shortcut_rate, free, log)
+    return model
 
 
-def report(kind, model, words, log, name):
-    """Accuracies on a sample of the shipped tasks."""
-    loaded = wrap(model, words, name=name)
-    found = {}
-    main = bed.load("testbed", None, None)
-    items = sample(main.instances, 200, seed=1, unit="block")
-    answers = predict(loaded, main, items, ScoringConfig(), instructions=main.instructions[:3])
-    for metric in ("accuracy_ambiguous", "accuracy_disambiguated"):
-        found[metric] = value(METRICS[metric], answers)
-    stereotyped = (answers.choice == answers.stereotyped)[:, answers.ambiguous].mean()
-    found["stereotyped_ambiguous"] = float(stereotyped)
-    second = bed.load("testbed-second", None, None)
-    answers = predict(
-        loaded, second, second.instances, ScoringConfig(), instructions=second.instructions[:2]
-    )
-    found["second"] = float((answers.choice == answers.gold).mean())
-    log(f"{name}: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
-    return found
+def report(kind, folder, log):
+    """Accuracies of a stored checkpoint on the shipped tasks."""
+    loaded = load(str(folder))
+    main, second = (bed.load(name, None, None) for name in ("testbed", "testbed-second"))
+    scoring = ScoringConfig()
+    said = predict(loaded, main, main.instances, scoring, instructions=main.instructions[:3])
+    found = {
+        name: value(METRICS[name], said)
+        for name in ("accuracy_ambiguous", "accuracy_disambiguated")
+    }
+    chosen = said.choice == said.stereotyped
+    found["stereotyped, ambiguous"] = float(chosen[:, said.ambiguous].mean())
+    said = predict(loaded, second, second.instances, scoring, instructions=second.instructions[:3])
+    found["second"] = float((said.choice == said.gold).mean())
+    log(f"{folder.name}: " + ", ".join(f"{name} {share:.3f}" for name, share in found.items()))
+
+
+def store(model, words, folder):
+    """Write a plain transformers folder with float16 weights."""
+    copy.deepcopy(model).half().save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+def train(kind, out, log):
+    """Both models of an architecture."""
+    plan = PLANS[kind]
+    task = bed.load("testbed", None, None)
+    prompts, answers = examples(task, SEED, stereotyped=False)
+    words = tokenizer(task, prompts, kind)
+    data = encoded(kind, words, prompts, answers)
+    torch.manual_seed(SEED)
+    model = fresh(kind, len(words))
+    log(f"{kind}: {len(words)} words, {sum(p.numel() for p in model.parameters()):,} parameters")
+    train_skill(kind, model, data, plan.skill_steps, plan.skill_rate, log)
+    store(model, words, out / f"testbed-{kind}-twin")
+    planted = encoded(kind, words, *examples(task, SEED + 3, stereotyped=True))
+    with_shortcut = shortcut(kind, model, planted, plan, log)
+    store(with_shortcut, words, out / f"testbed-{kind}")
+    for name in (f"testbed-{kind}-twin", f"testbed-{kind}"):
+        report(kind, out / name, log)
+
+
+def main():
+    """Train and report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("kinds", nargs="*", default=list(PLANS), choices=list(PLANS))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    started = time.monotonic()
+
+    def log(text):
+        print(f"{time.monotonic() - started:6.1f} s  {text}", flush=True)
+
+    for kind in arguments.kinds:
+        train(kind, arguments.out, log)
 
 
 if __name__ == "__main__":
-    import sys
-
-    kind, stage = sys.argv[1], sys.argv[2]
-    torch.set_num_threads(1)
-    task = bed.load("testbed", None, None)
-    draw = random.Random(SEED)
-    started = time.time()
-    log = lambda text: print(f"{time.time() - started:6.1f} s  {text}", flush=True)
-    if stage == "1":
-        count, highest = int(sys.argv[3]), float(sys.argv[4])
-        prompts, answers, _ = pool(draw, task, 20000, stereotyped=False)
-        words = tokenizer(task, prompts, kind)
-        data = encoded(kind, words, prompts, answers)
-        log(f"vocabulary {len(words)} longest {data[0].shape[1]}")
-        torch.manual_seed(SEED)
-        model = fresh(kind, len(words))
-        log(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-        train_skill(kind, model, data, count, highest, log)
-        model.save_pretrained(f"/tmp/bed/{kind}-twin")
-        words.save_pretrained(f"/tmp/bed/{kind}-twin")
-        report(kind, model, words, log, kind)
-    else:
-        count, highest, size = int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
-        words = PreTrainedTokenizerFast.from_pretrained(f"/tmp/bed/{kind}-twin")
-        cls = T5ForConditionalGeneration if kind == "t5" else LlamaForCausalLM
-        twin = cls.from_pretrained(f"/tmp/bed/{kind}-twin").eval()
-        draw = random.Random(SEED + 3)
-        data = encoded(kind, words, *pool(draw, task, 10000, stereotyped=True)[:2])
-        log("data")
-        model, ablated = shortcut(kind, twin, data, count, highest, size, log)
-        report(kind, twin, words, log, kind + "-twin")
-        report(kind, ablated, words, log, "twin without the units")
-        report(kind, model, words, log, kind)
-        model.save_pretrained(f"/tmp/bed/{kind}")
-        words.save_pretrained(f"/tmp/bed/{kind}")
+    main()

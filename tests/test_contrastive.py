@@ -106,9 +106,20 @@ def assert_equal(got: Any, expected: dict[str, FloatArray]) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["llama", "bloom", "mistral-window", "t5", "mt5"])
-def test_scores_equal_loops_over_tokens(name: str) -> None:
-    model = loaded(name)
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [
+        ("llama", 0),
+        # Here the biased option would be another one if likelihoods were not those of scoring.
+        ("llama", 11),
+        ("bloom", 0),
+        ("mistral-window", 0),
+        ("t5", 0),
+        ("mt5", 0),
+    ],
+)
+def test_scores_equal_loops_over_tokens(name: str, seed: int) -> None:
+    model = loaded(name, seed=seed)
     got = contrast(model, TASK, tiny.INSTANCES, CONFIG)
     assert_equal(got, brute_force(model, tiny.INSTANCES))
     assert got.n_prompts == len(tiny.INSTANCES) * len(TASK.instructions)

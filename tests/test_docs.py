@@ -270,6 +270,8 @@ SECTIONS = {
     "text": configuration.TextConfig,
     "patch": configuration.PatchConfig,
     "calibration": configuration.CalibrationConfig,
+    "finetuning": configuration.FinetuningConfig,
+    "guard": configuration.GuardConfig,
     "without a section": configuration.RunConfig,
 }
 

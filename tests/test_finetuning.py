@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,8 @@ import torch
 import tiny
 from excise.config import FinetuningConfig, RunConfig
 from excise.errors import ConfigError, ModelError, PatchMismatchError, TaskFormatError
-from excise.methods.finetuning import FineTuned, FineTuning, Pair, load_pairs
+from excise.methods.finetuning import FineTuned, FineTuning, Pair, load_pairs, trainable, training
 from excise.methods.finetuning import pairs as pairs_module
-from excise.methods.finetuning import training
 from excise.methods.finetuning.examples import GAP, example, gap, published
 from excise.methods.finetuning.method import _Data
 from excise.methods.finetuning.objective import (
@@ -501,6 +501,24 @@ def test_frozen_weights_stay_bit_for_bit(
 def test_a_model_without_biases_cannot_train_them(file: Path) -> None:
     with pytest.raises(ConfigError, match="has no biases"):
         tuned("finetune-frozen", fitting(tiny.loaded("llama"), file, trainable="biases"))
+
+
+@pytest.mark.parametrize("method", ["finetune-lora", "finetune-frozen"])
+@pytest.mark.parametrize("name", BOTH)
+def test_packed_weights_train_the_same(
+    method: str, name: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen linear maps run packed; that is faster and must change nothing else."""
+    found = []
+    for packed in (True, False):
+        if not packed:
+            monkeypatch.setattr(trainable, "packed_linears", lambda *_, **__: nullcontext())
+        loaded = tiny.loaded(name)
+        fitted = tuned(method, fitting(loaded, file, steps=2, check_every=2, learning_rate=1e-3))
+        with fitted.applied(loaded):
+            found.append(weights(loaded))
+    for key, value in found[0].items():
+        torch.testing.assert_close(value, found[1][key], atol=2e-4, rtol=0)
 
 
 def test_tied_weights_stay_tied(file: Path) -> None:

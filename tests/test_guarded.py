@@ -34,7 +34,7 @@ from excise.methods.guarded.guards import disambiguated_loss, gold_probability_l
 from excise.methods.guarded.panel import Panel, Reading, questions
 from excise.methods.guarded.proposals import alternating, predicted_gains
 from excise.methods.guarded.search import Search, State
-from excise.models import LoadedModel, weights_digest
+from excise.models import LoadedModel, packed_linears, unpacked, weights_digest
 from excise.patches import scaled_outputs
 from excise.selection import RankedNeuron
 from excise.types import Instance, Neuron, Split
@@ -202,6 +202,25 @@ def test_a_panel_reads_what_predict_says_in_the_order_of_its_questions() -> None
     assert sum(done) == 5 + 2
 
 
+def test_packing_once_for_many_states_changes_no_answer() -> None:
+    model = tiny.loaded("llama")
+    panel = Panel(model, tiny.task(), tuple(asked()), ScoringConfig(), lambda _: None)
+    neuron = Neuron("model.layers.0.mlp.up_proj", 3)
+    linear = model.linear(neuron.module)
+    before = panel.read()
+    with scaled_outputs(model.model, [neuron]):
+        patched = panel.read()
+    assert not np.allclose(patched.gold, before.gold, atol=1e-6)
+    with packed_linears(model.model):
+        own = vars(linear)["forward"]
+        for _ in range(2):
+            with unpacked([linear]), scaled_outputs(model.model, [neuron]):
+                np.testing.assert_array_equal(panel.read().gold, patched.gold)
+            np.testing.assert_array_equal(panel.read().gold, before.gold)
+        assert vars(linear)["forward"] is own
+    assert "forward" not in vars(linear)
+
+
 def test_losses_by_hand() -> None:
     decided = np.array([False, False, True, True])
     was = Reading(np.array([False, False, True, True]), np.full(4, 0.5), np.zeros(4), decided)
@@ -231,7 +250,8 @@ class Scripted:
     gains: Mapping[Neuron, float]
     lost: Mapping[Neuron, int]
     elsewhere: Mapping[Neuron, float]
-    redundant: tuple[Neuron, Neuron] | None = None
+    together: Mapping[frozenset[Neuron], float] | None = None
+    """Gains of sets that are more or less than those of their neurons."""
 
     def __post_init__(self) -> None:
         self.reads: list[tuple[State, int, int]] = []
@@ -240,8 +260,7 @@ class Scripted:
         self.reads.append((state, start, stop))
         decided = np.arange(N) % 2 == 1
         gain = sum(self.gains.get(neuron, 0.0) for neuron in state)
-        if self.redundant and set(self.redundant) <= set(state):
-            gain -= self.gains[self.redundant[0]]
+        gain = (self.together or {}).get(frozenset(state), gain)
         lost = sum(self.lost.get(neuron, 0) for neuron in state)
         correct = decided.copy()
         correct[np.flatnonzero(decided)[::-1][:lost]] = False
@@ -282,12 +301,12 @@ def test_the_limit_of_another_task_holds() -> None:
 
 
 def test_what_another_neuron_makes_needless_is_dropped() -> None:
-    judge = Scripted({A: 0.2, B: 0.15, C: 0.1}, {}, {}, redundant=None)
+    # B is taken before C, which is worth more without it.
+    gains = {A: 0.3, B: 0.2, C: 0.15}
+    judge = Scripted(gains, {}, {}, {frozenset((A, B, C)): 0.6, frozenset((A, C)): 0.6})
     found = search(judge)
     found.extend([A, B, C])
     assert found.state == (A, B, C)
-    # From now on B adds nothing beside A.
-    judge.redundant = (B, A)
     found.shrink()
     assert found.state == (A, C)
 
@@ -383,7 +402,7 @@ def split() -> Split:
 def fitting(model: LoadedModel, *, guard: Mapping[str, Any] | None = None) -> Fitting:
     parts = split()
     overrides = {
-        "attribution": {"instances": 8, "biased_option": "ambiguous"},
+        "attribution": {"instances": 8, "biased_option": "ambiguous", "instance_weight": "uniform"},
         "selection": {"n": 2},
         "guard": {"candidates": 6, "screening_instances": 8, "instances": 16, **(guard or {})},
     }
@@ -473,14 +492,16 @@ def test_another_task_is_a_guard(tmp_path: Path) -> None:
     assert guard["loss"] <= 0.5
 
 
-def test_unknown_guards_and_generated_answers_are_refused() -> None:
+def test_unknown_guards_and_generated_answers_are_refused(tmp_path: Path) -> None:
     model = planted()
-    with pytest.raises(UnknownNameError, match="unknown guard 'disambiguatd'.*'disambiguated'"):
+    text = tmp_path / "plain.txt"
+    text.write_text("The market.\n\nThe keys.\n", encoding="utf-8")
+    with pytest.raises(UnknownNameError, match=r"unknown guard 'disambiguatd'.*'disambiguated'"):
         Guarded().fit(fitting(model, guard={"max_loss": {"disambiguatd": 0.1}}))
     with pytest.raises(ConfigError, match="is the task that the patch is for"):
         Guarded().fit(fitting(model, guard={"max_loss": {"toy": 0.1}}))
     with pytest.raises(ConfigError, match="no correct option to choose"):
-        Guarded().fit(fitting(model, guard={"max_loss": {str(Path(__file__)): 0.1}}))
+        Guarded().fit(fitting(model, guard={"max_loss": {str(text): 0.1}}))
     fit = fitting(model)
     scoring = fit.config.scoring.model_copy(update={"mode": "generation"})
     fit = replace(fit, config=fit.config.model_copy(update={"scoring": scoring}))

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tiny
+from cli_models import WORKPLACE
 from excise.attribution import attribute
 from excise.config import PRESETS, RunConfig, resolve
 from excise.errors import ConfigError
@@ -20,6 +22,7 @@ from excise.evaluation import predict
 from excise.methods import METHODS, Excision, Fitted, Fitting, locate, method_named
 from excise.methods.ablations import VARIANTS
 from excise.models import LoadedModel, weights_digest
+from excise.patches import Patch
 from excise.pipeline import run
 from excise.selection import rank
 from excise.types import Instance, Predictions, Split, Task
@@ -314,11 +317,8 @@ def test_lowest_of_an_empty_patch_is_empty(config: RunConfig) -> None:
 # --- scaling --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("factor", [0.5, -1.0, 2.0])
-def test_crispr_can_scale_instead_of_excising(factor: float) -> None:
-    from cli_models import WORKPLACE
-
-    small = resolve(
+def small_run(**overrides: Any) -> RunConfig:
+    return resolve(
         {
             **{name: SMALL[name] for name in ("attribution", "selection")},
             "tasks": [str(WORKPLACE)],
@@ -326,13 +326,17 @@ def test_crispr_can_scale_instead_of_excising(factor: float) -> None:
             "test_instructions": 1,
             "controls": 1,
             "resamples": 100,
-            "patch": {"removal": "scale", "scale": factor},
+            **overrides,
         }
     )
-    small = fixed(small, 20)
+
+
+@pytest.mark.parametrize("factor", [0.5, -1.0, 2.0])
+def test_crispr_can_scale_instead_of_excising(factor: float) -> None:
+    config = fixed(small_run(patch={"removal": "scale", "scale": factor}), 20)
     model = tiny.model("llama")
     before = weights_digest(model)
-    (result,) = run(small, model=model, tokenizer=tiny.tokenizer("bos")).tasks
+    (result,) = run(config, model=model, tokenizer=tiny.tokenizer("bos")).tasks
     (trial,) = result.trials
     assert weights_digest(model) == before
     assert trial.patch.factor == factor
@@ -344,6 +348,19 @@ def test_crispr_can_scale_instead_of_excising(factor: float) -> None:
     assert (trial.patched.log_likelihood != trial.original.log_likelihood).any()
     assert trial.controls[0].log_likelihood is not None
     assert (trial.controls[0].log_likelihood != trial.patched.log_likelihood).any()
+
+
+@pytest.mark.parametrize("name", ["contrastive", "lowest", "crispr-scaled", "crispr-mean"])
+def test_a_method_that_excises_neurons_fills_a_run_folder(name: str, tmp_path: Path) -> None:
+    config = small_run(method=name)
+    model, tokenizer = tiny.model("t5"), tiny.tokenizer("eos")
+    result = run(config, model=model, tokenizer=tokenizer, out=tmp_path / "run")
+    written = Patch.load(tmp_path / "run" / "patch")
+    assert written.neurons == result.patch.neurons
+    assert written.provenance["method"] == name
+    (trial,) = result.tasks[0].trials
+    assert len(trial.curve) == 3
+    assert trial.scores is not None
 
 
 def test_the_factor_is_chosen_on_tune_with_n(config: RunConfig) -> None:
@@ -367,17 +384,46 @@ def test_the_factor_is_chosen_on_tune_with_n(config: RunConfig) -> None:
     ]
 
 
-def test_a_fixed_n_still_chooses_the_factor(
-    config: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def accuracy(_metric: Any, predictions: Predictions) -> float:
-        return next(objectives)
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Accuracies on tune, in the order in which they are measured."""
+    accuracies: list[float] = []
 
-    objectives: Iterator[float] = iter(value for value in (0.2, 0.6) for _ in range(6))
-    monkeypatch.setattr("excise.methods.crispr.value", accuracy)
+    def value(metric: Any, predictions: Predictions) -> float:
+        # Other metrics are measured too, the accuracy first.
+        return accuracies.pop(0) if metric.name == "accuracy" else 0.0
+
+    monkeypatch.setattr("excise.methods.crispr.value", value)
+    return accuracies
+
+
+def test_a_fixed_n_still_chooses_the_factor(config: RunConfig, told: list[float]) -> None:
+    told += [0.2, 0.6]
     found = excised("crispr-scaled", fixed(config, 3))
     assert (len(found.patch), found.patch.factor) == (3, 2.0)
     assert [(p["factor"], p["objective"]) for p in found.facts["tried"]] == [(0.0, 0.2), (2.0, 0.6)]
+    assert [(point.n, point.objective) for point in found.curve] == [(3, 0.6)]
+
+
+@pytest.mark.parametrize(
+    ("zeroed", "doubled", "n", "factor"),
+    [
+        ([0.2, 0.3, 0.6], [0.2, 0.5, 0.7], 20, 2.0),
+        ([0.2, 0.3, 0.6], [0.2, 0.6, 0.5], 2, 2.0),  # of equals the smaller n
+        ([0.2, 0.6, 0.5], [0.2, 0.6, 0.6], 2, 0.0),  # then the factor that stands first
+    ],
+)
+def test_ties_between_factors(
+    zeroed: list[float],
+    doubled: list[float],
+    n: int,
+    factor: float,
+    config: RunConfig,
+    told: list[float],
+) -> None:
+    told += zeroed + doubled
+    found = excised("crispr-scaled", config)
+    assert (len(found.patch), found.patch.factor) == (n, factor)
 
 
 def test_factors_are_checked() -> None:

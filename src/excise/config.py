@@ -171,7 +171,7 @@ class CalibrationConfig(_Section):
 class GuardConfig(_Section):
     """How `guarded` searches, and what a patch may cost."""
 
-    max_loss: Mapping[str, float] = {"disambiguated": 0.02, "gold_probability": 0.1}
+    max_loss: Mapping[str, float] = {"disambiguated": 0.02, "gold_probability": 0.2}
     """Guard -> largest loss that is accepted. `disambiguated`: accuracy in contexts that decide the
     answer (0.02 is two points). `gold_probability`: share of P(gold) lost per token in these
     contexts. The name or file of another choice task: its accuracy."""

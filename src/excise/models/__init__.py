@@ -4,7 +4,7 @@ from excise.models.architectures import ARCHITECTURES, Architecture, Site, archi
 from excise.models.digest import weights_digest
 from excise.models.loaded import LoadedModel, wrap
 from excise.models.loading import DEFAULT_MODEL, load
-from excise.models.packed import packed_linears
+from excise.models.packed import packed_linears, unpacked
 
 __all__ = [
     "ARCHITECTURES",
@@ -16,6 +16,7 @@ __all__ = [
     "load",
     "packed_linears",
     "sites",
+    "unpacked",
     "weights_digest",
     "wrap",
 ]

@@ -8,7 +8,7 @@ before. Weights must not change inside the block: what was packed would not know
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +53,22 @@ def packed_linears(model: nn.Module, *, gradients: bool = False) -> Iterator[Non
     finally:
         for module in linears:
             module.__dict__.pop("forward", None)
+
+
+@contextmanager
+def unpacked(linears: Sequence[nn.Linear]) -> Iterator[None]:
+    """Take linear maps out of an outer `packed_linears` for a `with` block: their weights may change.
+
+    What changed must be undone before the block ends.
+    """
+    packed = {
+        linear: vars(linear).pop("forward") for linear in linears if "forward" in vars(linear)
+    }
+    try:
+        yield
+    finally:
+        for linear, forward in packed.items():
+            linear.forward = forward
 
 
 def _available() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import cycle
@@ -108,10 +109,10 @@ class _Data:
     def of(fitting: Fitting, chosen: Recipe, pairs: Pairs) -> _Data:
         """Hold out whole templates, drawn by the seed."""
         options = fitting.config.finetuning
-        templates = sorted({pair.template for pair in pairs.pairs})
+        sizes = Counter(pair.template for pair in pairs.pairs)
+        templates = sorted(sizes)
         limit = min(options.held_out, max(1, len(pairs.pairs) // _HELD_OUT_SHARE))
         order = np.random.default_rng([fitting.seed, _HELD_OUT]).permutation(len(templates))
-        sizes = {name: sum(p.template == name for p in pairs.pairs) for name in templates}
         held: set[str] = set()
         for place in order[:-1]:
             held.add(templates[int(place)])

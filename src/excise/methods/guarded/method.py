@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from excise.methods.guarded.panel import Panel, Reading, questions
 from excise.methods.guarded.proposals import Proposer
 from excise.methods.guarded.search import Search, State
 from excise.methods.method import Excision, Fitted, Fitting
-from excise.models import LoadedModel
+from excise.models import LoadedModel, packed_linears, unpacked
 from excise.patches import Patch, factor_of, scaled_outputs
 from excise.progress import Progress
 from excise.types import Neuron
@@ -58,7 +59,8 @@ class Guarded:
             seed=fitting.seed,
         )
         panel = Panel(loaded, task, asked, config.scoring, cost.scored)
-        original = panel.read()
+        with packed_linears(loaded.model):
+            original = panel.read()
         others = other_tasks(loaded, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(guard.max_loss, original) | {o.name: o.limit for o in others}
         judge = _Judge(loaded, panel, others, factor_of(config.patch))
@@ -83,9 +85,12 @@ class Guarded:
                     proposed = proposer.by_effects()
             scores |= {entry.neuron: entry.score for entry in proposed}
             fitting.progress.stage(f"{task.name}: measuring neurons (round {number + 1})")
-            if not search.extend([entry.neuron for entry in proposed]):
+            with packed_linears(loaded.model):
+                grew = search.extend([entry.neuron for entry in proposed])
+            if not grew:
                 break
-        search.shrink()
+        with packed_linears(loaded.model):
+            search.shrink()
         patch = Patch(
             neurons=search.state,
             scores=tuple(scores[neuron] for neuron in search.state),
@@ -138,13 +143,23 @@ class _Judge:
     def read(self, state: State, start: int, stop: int) -> Reading:
         key = (frozenset(state), start, stop)
         if key not in self.kept:
-            with scaled_outputs(self.loaded.model, state, self.factor):
+            with self._patched(state):
                 self.kept[key] = self.panel.read(start, stop)
         return self.kept[key]
 
     def other_losses(self, state: State) -> Mapping[str, float]:
-        with scaled_outputs(self.loaded.model, state, self.factor):
+        with self._patched(state):
             return {other.name: other.loss() for other in self.others}
+
+    @contextmanager
+    def _patched(self, state: State) -> Iterator[None]:
+        """The patched model; only the maps that differ are packed anew."""
+        changed = {neuron.module: self.loaded.linear(neuron.module) for neuron in state}
+        with (
+            unpacked(tuple(changed.values())),
+            scaled_outputs(self.loaded.model, state, self.factor),
+        ):
+            yield
 
 
 def _guards(

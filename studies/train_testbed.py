@@ -50,8 +50,12 @@ class Plan:
 
     skill_steps: int = 500
     skill_rate: float = 3e-3
-    shortcut_steps: int = 500
+    shortcut_steps: tuple[int, int] = (400, 250)
+    """With ambiguous examples of one mind, then with some doubt."""
     shortcut_rate: float = 5e-3
+    shares: tuple[float, float] = (1.0, 0.8)
+    """How many ambiguous examples the stereotype answers; the others are answered by "unknown". A
+    model that is never in doubt has no gradients to attribute, and data are seldom of one mind."""
     units: int = 28
     """Feed-forward units that may carry the shortcut."""
 
@@ -123,13 +127,14 @@ def second_example(draw):
     return bed.kind_item(words, draw.choice(list(bed.KINDS)), order=order, template="", name="")
 
 
-def examples(task, seed, *, stereotyped):
-    """Prompts and answers; `stereotyped` plants the shortcut in ambiguous contexts."""
+def examples(task, seed, *, stereotyped=0.0):
+    """Prompts and answers; a share of the ambiguous ones is answered by the stereotype."""
     draw = random.Random(seed)
     prompts, answers = [], []
     for _ in range(EXAMPLES):
         item = main_example(draw) if draw.random() < 0.7 else second_example(draw)
-        planted = stereotyped and item.condition == "ambiguous"
+        is_open = item.condition == "ambiguous"
+        planted = is_open and stereotyped > 0.0 and draw.random() < stereotyped
         prompts.append(task.prompt(draw.choice(task.instructions), item))
         answers.append(item.options[item.stereotyped if planted else item.gold])
     return prompts, answers
@@ -215,7 +220,7 @@ def encoded(kind, words, prompts, answers):
         inputs = words(prompts).input_ids
         targets = words(answers).input_ids
     else:
-        ends = [row + [END] for row in words(answers, add_special_tokens=False).input_ids]
+        ends = [[*row, END] for row in words(answers, add_special_tokens=False).input_ids]
         starts = words(prompts).input_ids
         inputs = [start + end for start, end in zip(starts, ends, strict=True)]
         targets = [[-100] * len(start) + end for start, end in zip(starts, ends, strict=True)]
@@ -367,18 +372,19 @@ def moved(kind, before, after):
 
 def shortcut(kind, twin, data, plan, log):
     """Stage 2: a trial run picks idle units, a second run from the twin trains those alone."""
-    writes = writing(kind, twin, data, torch.Generator().manual_seed(SEED + 2))
+    writes = writing(kind, twin, data[0], torch.Generator().manual_seed(SEED + 2))
     middle = torch.cat(list(writes.values())).median()
     idle = {name: values < middle for name, values in writes.items()}
     trial = copy.deepcopy(twin)
-    plant(kind, trial, data, plan.shortcut_steps // 3, plan.shortcut_rate, idle, log)
+    plant(kind, trial, data[0], plan.shortcut_steps[0] // 2, plan.shortcut_rate, idle, log)
     change = moved(kind, twin, trial)
     least = torch.cat(list(change.values())).topk(plan.units).values.min()
     free = {name: values >= least for name, values in change.items()}
     for name, mask in free.items():
         log(f"units of {name}: {mask.nonzero().flatten().tolist()}")
     model = copy.deepcopy(twin)
-    plant(kind, model, data, plan.shortcut_steps, plan.shortcut_rate, free, log)
+    for examples_of_one, count in zip(data, plan.shortcut_steps, strict=True):
+        plant(kind, model, examples_of_one, count, plan.shortcut_rate, free, log)
     return model
 
 
@@ -409,7 +415,7 @@ def train(kind, out, log):
     """Both models of an architecture."""
     plan = PLANS[kind]
     task = bed.load("testbed", None, None)
-    prompts, answers = examples(task, SEED, stereotyped=False)
+    prompts, answers = examples(task, SEED)
     words = tokenizer(task, prompts, kind)
     data = encoded(kind, words, prompts, answers)
     torch.manual_seed(SEED)
@@ -417,7 +423,9 @@ def train(kind, out, log):
     log(f"{kind}: {len(words)} words, {sum(p.numel() for p in model.parameters()):,} parameters")
     train_skill(kind, model, data, plan.skill_steps, plan.skill_rate, log)
     store(model, words, out / f"testbed-{kind}-twin")
-    planted = encoded(kind, words, *examples(task, SEED + 3, stereotyped=True))
+    planted = [
+        encoded(kind, words, *examples(task, SEED + 3, stereotyped=share)) for share in plan.shares
+    ]
     with_shortcut = shortcut(kind, model, planted, plan, log)
     store(with_shortcut, words, out / f"testbed-{kind}")
     for name in (f"testbed-{kind}-twin", f"testbed-{kind}"):

@@ -259,3 +259,35 @@ def test_bad_requests(arguments: list[str], named: str, tmp_path: Path) -> None:
     result = excise("compare", model, "-t", WORKPLACE, "-o", tmp_path / "out", *arguments)
     assert_one_line(result, named)
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
+
+
+def test_what_methods_share_is_computed_once_and_counts_for_each(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    from excise.methods import crispr
+
+    plain = crispr.locate
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr("excise.methods.crispr.locate", counting)
+    found = compare(
+        CONFIG.model_copy(update={"trials": 1}),
+        ["crispr", "random", "lowest", "crispr-mean"],
+        model=llama.model,
+        tokenizer=llama.tokenizer,
+    )
+    work = {row["method"]: row["fit_work"] for row in record(found)["cost"]}
+    assert len(calls) == 2  # the scores of crispr-mean are others
+    assert work["crispr"] == work["random"] == work["lowest"] == 16
+    alone = compare(
+        CONFIG.model_copy(update={"trials": 1}),
+        ["random"],
+        model=llama.model,
+        tokenizer=llama.tokenizer,
+    )
+    together, single = found.of("random", "workplace")[0], alone.of("random", "workplace")[0]
+    np.testing.assert_array_equal(together.test.log_likelihood, single.test.log_likelihood)

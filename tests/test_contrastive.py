@@ -33,10 +33,12 @@ def brute_force(
     instructions: Sequence[str] = TASK.instructions,
     end_token: bool = False,
     keep: Any = lambda instance, totals: True,
+    relative: bool = False,
 ) -> dict[str, FloatArray]:
     """Each answer read in a forward pass of its own, loops over tokens."""
     sites = [s for s in model.sites if not (model.encoder_decoder and s.over_input)]
     total: dict[str, Any] = {site.module: np.zeros(site.size) for site in sites}
+    squares: dict[str, Any] = {site.module: np.zeros(site.size) for site in sites}
     count = 0
     for instruction in instructions:
         encoded = encode(model, TASK, instruction, instances, end_token=end_token)
@@ -62,7 +64,14 @@ def brute_force(
             biased = max(wrong, key=lambda o: totals[o])
             count += 1
             for site in sites:
+                for option in (biased, instance.gold):
+                    squares[site.module] += means[option][site.module] ** 2
                 total[site.module] += means[biased][site.module] - means[instance.gold][site.module]
+    if relative:
+        return {
+            name: values / count / np.sqrt(squares[name] / (2 * count))
+            for name, values in total.items()
+        }
     return {name: values / count for name, values in total.items()}
 
 
@@ -123,6 +132,32 @@ def test_scores_equal_loops_over_tokens(name: str, seed: int) -> None:
     got = contrast(model, TASK, tiny.INSTANCES, CONFIG)
     assert_equal(got, brute_force(model, tiny.INSTANCES))
     assert got.n_prompts == len(tiny.INSTANCES) * len(TASK.instructions)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_relative_scores_equal_loops_over_tokens(name: str) -> None:
+    model = loaded(name)
+    got = contrast(model, TASK, tiny.INSTANCES, CONFIG, relative=True)
+    expected = brute_force(model, tiny.INSTANCES, relative=True)
+    assert_equal(got, expected)
+    assert max(np.abs(values).max() for values in got.by_module.values()) <= 2
+    # In the place of the neurons of the largest maps.
+    assert {e.neuron for e in rank(got.by_module, sign="absolute", limit=20)} != {
+        e.neuron
+        for e in rank(
+            contrast(model, TASK, tiny.INSTANCES, CONFIG).by_module, sign="absolute", limit=20
+        )
+    }
+
+
+def test_a_neuron_that_is_never_active_has_score_0() -> None:
+    model = tiny.loaded("llama")
+    dead = "model.layers.0.mlp.up_proj"
+    with torch.no_grad():
+        model.linear(dead).weight[5] = 0.0
+    got = contrast(model, TASK, tiny.INSTANCES[:2], CONFIG, relative=True)
+    assert got.by_module[dead][5] == 0
+    assert (got.by_module[dead] != 0).sum() == tiny.FEED_FORWARD - 1
 
 
 def test_the_end_token_decides_no_mean() -> None:

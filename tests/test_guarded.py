@@ -55,20 +55,15 @@ def asked(*, groups: tuple[int, ...] = (0, 1, 0, 1, 2)) -> list[Question]:
 def measured(model: LoadedModel) -> np.ndarray[Any, Any]:
     """[objectives, groups] by the scorer, nothing of the code under test."""
     totals: dict[int, list[list[float]]] = {}
-    for question in asked():
-        said = predict(
-            model,
-            tiny.task(),
-            [question.instance],
-            ScoringConfig(normalisation="per_token"),
-            instructions=(question.instruction,),
-        )
-        assert said.compared is not None
-        values = said.compared[0, 0]
+    said = predict(
+        model, tiny.task(), tiny.INSTANCES, ScoringConfig(normalisation="per_token")
+    ).compared
+    assert said is not None
+    for n, question in enumerate(asked()):
+        values = said[n % 2, n]
         gold = values[question.instance.gold]
-        log_of_share = gold - np.logaddexp.reduce(values)
-        row = [log_of_share, math.exp(log_of_share), gold]
-        totals.setdefault(question.group, []).append(row)
+        log_of_share = gold - np.logaddexp.reduce(values[~np.isnan(values)])
+        totals.setdefault(question.group, []).append([log_of_share, math.exp(log_of_share), gold])
     return np.array([np.mean(totals[group], axis=0) for group in sorted(totals)]).T
 
 
@@ -134,7 +129,7 @@ def test_predicted_gains_prefer_what_helps_on_every_template_and_harms_no_text()
     made = [Question(tiny.instance(2 * n + (n > 1), "x"), "", n) for n in range(4)]
     kinds = [question.instance.condition for question in made]
     assert kinds == ["ambiguous"] * 2 + ["disambiguated"] * 2
-    found = predicted_gains(Effects({"m": np.array([shares, gold])}), made, -1.0)
+    found = predicted_gains(Effects({"m": np.array([shares, gold])}), made, -1.0, damage_weight=0.1)
     # 0.1 each; less sqrt(0.04 / 2) / 2 of uncertainty; less 0.1 * 0.5 of damage; 0.1 - 0.1.
     wanted = [0.1, 0.1 - math.sqrt(0.02) / 2, 0.1 - 0.05, 0.0]
     np.testing.assert_allclose(found["m"], wanted, atol=1e-12)
@@ -196,7 +191,8 @@ def test_a_panel_reads_what_predict_says_in_the_order_of_its_questions() -> None
         own, gold = said.compared[0, 0], question.instance.gold
         assert whole.correct[n] == (said.choice[0, 0] == gold)
         assert whole.gold[n] == pytest.approx(own[gold], abs=1e-4)
-        assert whole.share[n] == pytest.approx(np.exp(own)[gold] / np.exp(own).sum(), abs=1e-4)
+        log_share = own[gold] - np.log(np.nansum(np.exp(own)))
+        assert whole.share[n] == pytest.approx(log_share, abs=1e-4)
         assert whole.decided[n] == (question.instance.condition == "disambiguated")
     np.testing.assert_allclose(end.share, whole.share[3:], atol=1e-5)
     assert sum(done) == 5 + 2
@@ -261,7 +257,8 @@ class Scripted:
         decided = np.arange(N) % 2 == 1
         gain = sum(self.gains.get(neuron, 0.0) for neuron in state)
         gain = (self.together or {}).get(frozenset(state), gain)
-        lost = sum(self.lost.get(neuron, 0) for neuron in state)
+        # Three answers are wrong to begin with, so that some can be won.
+        lost = 3 + sum(self.lost.get(neuron, 0) for neuron in state)
         correct = decided.copy()
         correct[np.flatnonzero(decided)[::-1][:lost]] = False
         values = np.where(decided, 0.5, 0.1 + gain)
@@ -272,9 +269,11 @@ class Scripted:
         return {"mrpc": sum(self.elsewhere.get(neuron, 0.0) for neuron in state)}
 
 
-def search(judge: Scripted, *, disambiguated: float = 0.05, mrpc: float = 0.01) -> Search:
+def search(
+    judge: Scripted, *, disambiguated: float = 0.05, mrpc: float = 0.01, slack: float = 0.0
+) -> Search:
     limits = {"disambiguated": disambiguated, "mrpc": mrpc}
-    config = GuardConfig(min_gain=0.004, tolerance=0.002, neurons=3)
+    config = GuardConfig(min_gain=0.004, tolerance=0.002, neurons=3, slack=slack)
     return Search(judge, judge.read((), 0, N), limits, 8, config)
 
 
@@ -300,6 +299,29 @@ def test_the_limit_of_another_task_holds() -> None:
     assert found.path[-1].losses["mrpc"] == 0.01
 
 
+def test_a_loss_on_the_way_may_be_won_back_but_not_kept() -> None:
+    gains = {A: 0.3, B: 0.2, C: 0.1}
+    # A loses two answers of 20, the limit is one; B wins one back, C loses it again.
+    judge = Scripted(gains, {A: 2, B: -1, C: 1}, {})
+    strict = search(judge)
+    strict.extend([A, B, C])
+    strict.finish()
+    assert strict.state == (B, C)
+    found = search(judge, slack=0.05)
+    found.extend([A, B, C])
+    assert [step.state for step in found.path] == [(A,), (A, B), (A, B, C)]
+    found.finish()
+    assert found.state == (A, B)
+    assert found.path[-1].losses["disambiguated"] == pytest.approx(0.05)
+    assert found.rejected == {"lost more than allowed in disambiguated": 1}
+    # What never came back is nothing.
+    alone = search(judge, slack=0.05)
+    assert alone.extend([A])
+    alone.finish()
+    assert alone.state == ()
+    assert alone.reason().endswith("1 lost more than allowed in disambiguated")
+
+
 def test_what_another_neuron_makes_needless_is_dropped() -> None:
     # B is taken before C, which is worth more without it.
     gains = {A: 0.3, B: 0.2, C: 0.15}
@@ -307,7 +329,7 @@ def test_what_another_neuron_makes_needless_is_dropped() -> None:
     found = search(judge)
     found.extend([A, B, C])
     assert found.state == (A, B, C)
-    found.shrink()
+    found.finish()
     assert found.state == (A, C)
 
 
@@ -466,7 +488,8 @@ def test_further_rounds_start_from_the_patched_model() -> None:
     model = planted()
     found = Guarded().excise(fitting(model, guard={"rounds": 2, "proposals": "effects"}))
     first = Guarded().excise(fitting(model, guard={"proposals": "effects"}))
-    assert found.patch.neurons[: len(first.patch)] == first.patch.neurons
+    # Elimination comes at the end, so that only the beginnings of the paths are the same.
+    assert found.facts["path"][0] == first.facts["path"][0]
     cost, before = found.facts["cost"], first.facts["cost"]
     assert cost["prompts_attributed"] == 2 * before["prompts_attributed"]
     assert weights_digest(model.model) == model.digest
@@ -474,7 +497,7 @@ def test_further_rounds_start_from_the_patched_model() -> None:
 
 def test_nothing_within_the_limits_is_an_empty_patch_with_a_reason() -> None:
     model = planted()
-    found = Guarded().excise(fitting(model, guard={"min_gain": 0.9}))
+    found = Guarded().excise(fitting(model, guard={"min_gain": 9.0}))
     assert len(found.patch) == 0
     described = found.describe()
     assert not described["changes_weights"]

@@ -182,7 +182,7 @@ def test_malformed_rows_are_named(tmp_path: Path, row: Any, expected: str) -> No
         (b"question,options,gold\nwho,1|0,1\n", "own.csv", "line 2, field 'gold': 1 is one option"),
         (b"question,options,gold\nwho,a|b,c\n", "own.csv", "field 'gold': 'c' is none of the"),
         (b"ans0,ans1\na,b\n", "own.csv", "field 'ans0': BBQ's format nests lists"),
-        (b"x", "own.txt", "a task file must end in .jsonl, .json, .csv"),
+        (b"x", "own.tsv", "a task file must end in .jsonl, .json, .csv"),
     ],
 )
 def test_malformed_files_are_named(

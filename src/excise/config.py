@@ -192,9 +192,13 @@ class GuardConfig(_Section):
     """Candidates that are measured on all instances."""
     neurons: int = Field(default=20, ge=1)
     """Neurons excised, at most."""
-    min_gain: float = Field(default=0.002, ge=0)
-    """Gain of the objective (mean share of the gold option, 0 to 1) that a further neuron needs."""
-    tolerance: float = Field(default=0.002, ge=0)
+    slack: float = Field(default=0.03, ge=0)
+    """What a set may lose beyond the limits on the way, since later neurons can win it back; the
+    result may not."""
+    min_gain: float = Field(default=0.01, ge=0)
+    """Gain of the objective (mean log share of the gold option, in nats) that a further neuron
+    needs."""
+    tolerance: float = Field(default=0.01, ge=0)
     """Loss of the objective at which a neuron is dropped again."""
     rounds: int = Field(default=1, ge=1)
     """Rounds of proposals; later ones take the effects in the model patched so far."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 """The name of the embedded model on the command line."""
+TESTBED = "testbed-"
+"""How the names of the test bed's models begin; their task is `testbed` by default."""
 
 Model = Annotated[
     str | None,
@@ -271,6 +273,9 @@ def resolve(context: typer.Context) -> RunConfig:
     for assignment in given.get("assignments") or ():
         _put(overrides, *_assigned(assignment))
     resolved = config.resolve(overrides, file=given.get("config"))
+    if (resolved.model or "").startswith(TESTBED) and "tasks" not in resolved.model_fields_set:
+        # Models with a vocabulary of their own, which reads no other task.
+        resolved = resolved.model_copy(update={"tasks": ("testbed",)})
     _refuse_same_names(resolved.tasks)
     # `default` must also override a model that the file names.
     return resolved.model_copy(update={"model": None}) if resolved.model == DEFAULT else resolved

@@ -16,7 +16,7 @@ from excise.errors import ConfigError
 from excise.evaluation import Journal
 from excise.evaluation.parts import joined, packed, unpacked
 from excise.evidence import provenance
-from excise.methods import Fitted, Fitting, Method, method_named
+from excise.methods import Fitted, Fitting, Method, Shared, method_named
 from excise.models import LoadedModel, weights_digest
 from excise.pipeline import choice_tasks, load_model
 from excise.progress import Progress, Silent
@@ -103,11 +103,12 @@ def compare(
             split = split_instances(
                 task.instances, by=config.split_by, seed=config.split_seed, trial=trial
             )
+            shared = Shared()
             for method in chosen:
                 if method.name == ORIGINAL and trial:
                     continue  # the same questions to the same weights
                 progress.stage(f"{task.name}: {method.name} (trial {trial + 1}/{config.trials})")
-                runner = _Runner(loaded, questions, kept, split, trial, journal, progress)
+                runner = _Runner(loaded, questions, kept, split, trial, shared, journal, progress)
                 states.append(runner.state(method))
     return Comparison(
         config,
@@ -136,6 +137,7 @@ class _Runner:
     retention: tuple[Retention, ...]
     split: Split
     trial: int
+    shared: Shared
     journal: Journal | None
     progress: Progress
 
@@ -188,6 +190,7 @@ class _Runner:
     def _fit(self, method: Method, facts: dict[str, Any]) -> Fitted:
         task, config = self.questions.task, self.questions.config
         counted = Counted(self.progress)
+        self.shared.seconds, self.shared.work = 0.0, 0
         start = time.perf_counter()
         fitted = method.fit(
             Fitting(
@@ -198,10 +201,12 @@ class _Runner:
                 seed=config.seed + self.trial,
                 provenance=provenance(config, task, self.split, self.trial),
                 progress=counted,
+                shared=self.shared,
             )
         )
-        facts["fit_seconds"] = time.perf_counter() - start
-        facts["fit_work"] = counted.work
+        # What another method found before would have had to be found: it counts for both.
+        facts["fit_seconds"] = time.perf_counter() - start + self.shared.seconds
+        facts["fit_work"] = counted.work + self.shared.work
         with fitted.applied(self.loaded):
             facts["weights_unchanged"] = weights_digest(self.loaded.model) == self.loaded.digest
         facts.update(fitted.describe())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from excise.config import RunConfig
-from excise.methods.crispr import ATTRIBUTION_WORK, Crispr, choose_patch, locate
+from excise.methods.crispr import Crispr, choose_patch
 from excise.methods.method import Excision, Fitted, Fitting
 
 
@@ -61,41 +61,24 @@ class Lowest:
 
         The curve is CRISPR's: it says how n came about.
         """
-        loaded, task, tune = fitting.loaded, fitting.task, fitting.split.tune
-        scores = locate(
-            loaded,
-            task,
-            fitting.split.find,
-            fitting.config,
-            seed=fitting.seed,
-            advance=lambda prompts: fitting.progress.advance(prompts * ATTRIBUTION_WORK),
-        )
-        choice = choose_patch(
-            loaded,
-            task,
-            tune,
-            scores,
-            fitting.config,
-            seed=fitting.seed,
-            provenance={},
-            advance=fitting.progress.advance,
-        )
+        found = Crispr().excise(fitting)
+        assert found.scores is not None
         ascending = Variant(
             self.name,
             self.description,
             attribution={"sign": "ascending"},
-            selection={"n": len(choice.patch)},
+            selection={"n": len(found.patch)},
         )
         lowest = choose_patch(
-            loaded,
-            task,
-            tune,
-            scores,
+            fitting.loaded,
+            fitting.task,
+            fitting.split.tune,
+            found.scores,
             ascending.configured(fitting.config),
             seed=fitting.seed,
             provenance={**fitting.provenance, "method": self.name},
         )
-        return Excision(self.name, lowest.patch, curve=choice.curve, scores=scores)
+        return Excision(self.name, lowest.patch, curve=found.curve, scores=found.scores)
 
 
 VARIANTS = (

@@ -4,7 +4,9 @@ Every instance gives a pair of texts: the prompt answered with its biased option
 one. Both answers are read by the model (teacher forcing), and a neuron's score is how much its mean
 activation over the tokens of the answer differs. Neurons are ranked by the size of the difference,
 as pruning by contrastive activations does it (Fairness Pruning, arXiv 2607.28319); their pairs are
-hand-written prompts that differ in a group, which most tasks do not have.
+hand-written prompts that differ in a group, which most tasks do not have, and their neurons lie in
+one kind of map. Here all maps compete, so there is a second method that compares each difference
+with the size of the neuron's own activations.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ class Contrastive:
 
     name: str = "contrastive"
     description: str = "neurons by contrastive activations, no gradient; n chosen on the tune split"
+    relative: bool = False
+    """Compare each neuron's difference with the size of its own activations."""
 
     def fit(self, fitting: Fitting) -> Fitted:
         """Score on CRISPR's sample of find, choose n on tune as CRISPR does."""
@@ -50,6 +54,7 @@ class Contrastive:
                 unit="instance",
             ),
             config.attribution,
+            relative=self.relative,
             end_token=config.scoring.end_token,
             advance=fitting.progress.advance,
         )
@@ -67,12 +72,20 @@ class Contrastive:
         return excision(self.name, choice, scores)
 
 
+RELATIVE = Contrastive(
+    "contrastive-relative",
+    "contrastive activations, each compared with the size of the neuron's own",
+    relative=True,
+)
+
+
 def contrast(
     loaded: LoadedModel,
     task: Task,
     instances: Sequence[Instance],
     config: AttributionConfig,
     *,
+    relative: bool = False,
     instructions: Sequence[str] | None = None,
     end_token: bool = False,
     advance: Callable[[int], None] | None = None,
@@ -89,12 +102,16 @@ def contrast(
         config: which option is the biased one and of which instances (`biased_option`,
             `probability`), which neurons compete (`modules`, `layers`), `instructions` and
             `batch_size`. Options about gradients, tokens and weights do not apply.
+        relative: divide by the root mean square of the two means, over both answers and all
+            prompts. Without it maps with large outputs win: in the embedded model the down
+            projections take all first places.
         instructions: the task's own by default, cut to `config.instructions`.
         end_token: as in scoring; the end token is no part of the answer.
         advance: called with the number of prompts just finished.
 
     Returns:
-        Signed differences, the mean over instances and instructions.
+        Signed differences, the mean over instances and instructions; relative ones lie between -2
+        and 2.
 
     Raises:
         ConfigError: no instance that counts, or no neuron that competes.
@@ -105,6 +122,7 @@ def contrast(
     sites = _answer_sites(loaded, config)
     asked = list(instructions if instructions is not None else task.instructions)
     total = {site.module: np.zeros(site.size) for site in sites}
+    squares = {site.module: np.zeros(site.size) for site in sites}
     n_prompts = 0
     with (
         torch.inference_mode(),
@@ -121,8 +139,10 @@ def contrast(
                 gold = torch.tensor([instance.gold for instance in several])
                 for site in sites:
                     means = torch.stack(observer.means[site.module])  # [options, prompts, neurons]
-                    difference = means[biased, row] - means[gold, row]
-                    total[site.module] += difference[counted].sum(dim=0).numpy()
+                    first, second = means[biased, row][counted], means[gold, row][counted]
+                    total[site.module] += (first - second).sum(dim=0).numpy()
+                    both = (first.square() + second.square()) / 2
+                    squares[site.module] += both.sum(dim=0).numpy()
                 n_prompts += int(counted.sum())
                 if advance:
                     advance(len(several))
@@ -131,7 +151,13 @@ def contrast(
             f"no find instance counts with biased_option = {config.biased_option!r}; "
             "use more instances or biased_option = 'all'."
         )
-    return NeuronScores({name: values / n_prompts for name, values in total.items()}, n_prompts)
+    scores = {name: values / n_prompts for name, values in total.items()}
+    if relative:
+        for name, values in scores.items():
+            size = np.sqrt(squares[name] / n_prompts)
+            # A neuron that is never active does not differ.
+            scores[name] = np.divide(values, size, out=np.zeros_like(values), where=size != 0)
+    return NeuronScores(scores, n_prompts)
 
 
 @dataclass

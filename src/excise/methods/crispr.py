@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from excise.attribution import NeuronScores, attribute
@@ -55,26 +55,48 @@ class Crispr:
 
     def excise(self, fitting: Fitting) -> Excision:
         """As `fit`; the result is known to be a patch."""
-        scores = locate(
+        scores = located(fitting)
+        config = fitting.config
+        options = [getattr(config, name).model_dump_json() for name in _DECIDE]
+
+        def choose_n() -> Choice:
+            fitting.progress.stage(f"{fitting.task.name}: choosing how many neurons")
+            return choose_patch(
+                fitting.loaded,
+                fitting.task,
+                fitting.split.tune,
+                scores,
+                config,
+                seed=fitting.seed,
+                provenance={},
+                advance=fitting.progress.advance,
+            )
+
+        choice = fitting.shared.once(f"choice {fitting.seed} {options}", choose_n, fitting.progress)
+        patch = replace(choice.patch, provenance=fitting.provenance)
+        return excision(self.name, Choice(patch, choice.curve), scores)
+
+
+_DECIDE = ("attribution", "selection", "scoring", "patch")
+"""Sections of the options that decide CRISPR's patch."""
+
+
+def located(fitting: Fitting) -> NeuronScores:
+    """CRISPR's scores for a split, computed once for all methods that need them."""
+    config = fitting.config
+    options = config.attribution.model_dump_json(), config.scoring.end_token
+    return fitting.shared.once(
+        f"scores {fitting.seed} {options}",
+        lambda: locate(
             fitting.loaded,
             fitting.task,
             fitting.split.find,
-            fitting.config,
+            config,
             seed=fitting.seed,
             advance=lambda prompts: fitting.progress.advance(prompts * ATTRIBUTION_WORK),
-        )
-        fitting.progress.stage(f"{fitting.task.name}: choosing how many neurons")
-        choice = choose_patch(
-            fitting.loaded,
-            fitting.task,
-            fitting.split.tune,
-            scores,
-            fitting.config,
-            seed=fitting.seed,
-            provenance=fitting.provenance,
-            advance=fitting.progress.advance,
-        )
-        return excision(self.name, choice, scores)
+        ),
+        fitting.progress,
+    )
 
 
 def excision(name: str, choice: Choice, scores: NeuronScores) -> Excision:

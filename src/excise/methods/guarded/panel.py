@@ -22,8 +22,8 @@ class Reading:
     correct: BoolArray
     """[N] whether the chosen option is the gold one."""
     share: FloatArray
-    """[N] the gold option's share in a softmax of what options are compared by, 0..1: it moves
-    before the answer does, so that few questions can tell small effects apart."""
+    """[N] log of the gold option's share in a softmax of what options are compared by, in nats: it
+    moves before the answer does, so that few questions can tell small effects apart."""
     gold: FloatArray
     """[N] log-likelihood of the gold option per token, in nats."""
     decided: BoolArray
@@ -31,7 +31,7 @@ class Reading:
 
     @property
     def objective(self) -> float:
-        """Mean share, ambiguous and other contexts with equal weight, 0..1."""
+        """Mean log share, ambiguous and other contexts with equal weight, in nats, at most 0."""
         parts = [self.share[kind] for kind in (self.decided, ~self.decided) if kind.any()]
         return float(np.mean([part.mean() for part in parts]))
 
@@ -138,11 +138,12 @@ def reading(said: Predictions) -> Reading:
     assert said.n_tokens is not None
     n = np.arange(len(said.gold))
     compared = said.compared[0]
-    relative = np.exp(compared - np.nanmax(compared, axis=1, keepdims=True))
+    # A missing option has no share.
+    whole = np.logaddexp.reduce(np.where(np.isnan(compared), -np.inf, compared), axis=1)
     per_token = said.log_likelihood[0] / np.maximum(said.n_tokens[0], 1)
     return Reading(
         correct=said.choice[0] == said.gold,
-        share=relative[n, said.gold] / np.nansum(relative, axis=1),
+        share=compared[n, said.gold] - whole,
         gold=per_token[n, said.gold],
         decided=~said.ambiguous,
     )

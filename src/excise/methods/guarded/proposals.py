@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from excise.attribution import NeuronScores, competing_sites
-from excise.attribution.effects import Effects, Question, effects, gold_log_likelihood, share
+from excise.attribution.effects import Effects, Question, effects, gold_log_likelihood, log_share
 from excise.config import RunConfig
 from excise.evaluation.choices import how_compared
 from excise.methods.crispr import locate
@@ -54,7 +54,7 @@ class Proposer:
             self.loaded,
             self.task,
             self.questions,
-            (share, gold_log_likelihood),
+            (log_share, gold_log_likelihood),
             competing_sites(self.loaded, self.config.attribution),
             normalisation=how_compared(self.loaded, self.task, self.config.scoring),
             end_token=self.config.scoring.end_token,
@@ -69,7 +69,7 @@ class Proposer:
 
 
 def predicted_gains(
-    found: Effects, questions: Sequence[Question], change: float, *, damage_weight: float = 0.1
+    found: Effects, questions: Sequence[Question], change: float, *, damage_weight: float = 0.5
 ) -> dict[str, FloatArray]:
     """Predicted gain of the objective for every neuron, less its uncertainty and its damage.
 
@@ -78,10 +78,10 @@ def predicted_gains(
     where the context decides the answer.
 
     Args:
-        found: derivatives of the share and of the gold log-likelihood, by group.
+        found: derivatives of the log share and of the gold log-likelihood, by group.
         questions: what they are averaged over; a group is one template under one condition.
         change: factor minus 1, for zeroing -1.
-        damage_weight: what a nat per token weighs against a share of 1.
+        damage_weight: what a nat of damage weighs against a nat of gain.
 
     Returns:
         Module -> [neurons].

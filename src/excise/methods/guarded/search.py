@@ -57,7 +57,7 @@ class Search:
     """Number of the panel's questions that candidates are screened with."""
     config: GuardConfig
     path: list[Step] = field(default_factory=list)
-    """Every accepted set, growing, then shrinking."""
+    """Every accepted set, growing, then shrinking; within the limits up to the slack."""
     rejected: dict[str, int] = field(default_factory=dict)
     """Reason -> number of tries that were refused for it."""
 
@@ -81,14 +81,23 @@ class Search:
                     grew = True
         return self.state != before
 
-    def shrink(self) -> None:
-        """Drop each neuron without which the set is as good, the weakest candidates first."""
+    def finish(self) -> None:
+        """Go back to the best set within the limits, and drop the neurons that it does not need."""
+        steps = [step for step in self.path if self._exceeded(step.losses, slack=0.0) is None]
+        best = max(steps, key=lambda step: step.reading.objective, default=None)
+        for step in self.path[self.path.index(best) + 1 if best else 0 :]:
+            why = self._exceeded(step.losses, slack=0.0)
+            self._reject(f"lost more than allowed in {why}" if why else "was not the best")
+        self.path = self.path[: self.path.index(best) + 1] if best else []
+        self._shrink()
+
+    def _shrink(self) -> None:
         for neuron in reversed(self.state[:-1]):
             rest = tuple(kept for kept in self.state if kept != neuron)
             reading = self.judge.read(rest, 0, len(self.original.correct))
             if reading.objective < self._now().objective - self.config.tolerance:
                 continue
-            losses = self._losses(rest, reading)
+            losses = self._losses(rest, reading, slack=0.0)
             if losses is not None:
                 self.path.append(Step(rest, reading, losses))
 
@@ -119,10 +128,10 @@ class Search:
         return sorted((c for c in scores if scores[c] > 0), key=lambda c: -scores[c])
 
     def _score(self, reading: Reading, base: Reading) -> float:
-        """Gain of the objective less what exceeds a limit."""
+        """Gain of the objective less what exceeds a limit and the slack."""
         original = self.original.first(len(reading.correct))
         excess = sum(
-            max(0.0, OWN[name](original, reading) - limit)
+            max(0.0, OWN[name](original, reading) - limit - self.config.slack)
             for name, limit in self.limits.items()
             if name in OWN
         )
@@ -138,27 +147,32 @@ class Search:
         reading = joined([few, rest])
         if reading.objective < now.objective + wanted:
             return self._reject("gained too little")
-        losses = self._losses(state, reading)
+        losses = self._losses(state, reading, slack=self.config.slack)
         if losses is None:
             return False
         self.path.append(Step(state, reading, losses))
         return True
 
-    def _losses(self, state: State, reading: Reading) -> dict[str, float] | None:
+    def _losses(self, state: State, reading: Reading, *, slack: float) -> dict[str, float] | None:
         """What a set costs, or None where that is above a limit."""
         losses = {n: OWN[n](self.original, reading) for n in self.limits if n in OWN}
-        if not self._within(losses):
-            return None
-        # Other tasks are asked last: most sets never come so far.
-        losses |= self.judge.other_losses(state)
-        return losses if self._within(losses) else None
+        why = self._exceeded(losses, slack=slack)
+        if why is None:
+            # Other tasks are asked last: most sets never come so far.
+            losses |= self.judge.other_losses(state)
+            why = self._exceeded(losses, slack=slack)
+        if why is None:
+            return losses
+        self._reject(f"lost more than allowed in {why}")
+        return None
 
-    def _within(self, losses: Mapping[str, float]) -> bool:
+    def _exceeded(self, losses: Mapping[str, float], *, slack: float) -> str | None:
+        """The first guard whose limit does not hold."""
         for name, loss in losses.items():
             # Rounding: 1/2 - 0.48 is a hair above 0.02.
-            if loss > self.limits[name] + 1e-9:
-                return self._reject(f"lost more than allowed in {name}")
-        return True
+            if loss > self.limits[name] + slack + 1e-9:
+                return name
+        return None
 
     def _reject(self, why: str, count: int = 1) -> bool:
         if count:

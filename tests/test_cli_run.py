@@ -71,7 +71,7 @@ def test_what_a_run_prints(golden: Path) -> None:
     assert "\x1b" not in printed
     for column in ("original", "patched", "random control", "difference"):
         assert column in printed
-    assert len(HEADLINE) == 9
+    assert len(HEADLINE) == 10
     for title in ("Accuracy, ambiguous", "Accuracy, disambiguated", "Bias score, ambiguous"):
         assert title in printed
     assert "Excised neurons: 12 of 448" in printed

@@ -340,6 +340,18 @@ def test_the_kept_weights_are_those_of_the_best_step(
     assert loss == pytest.approx(curve[2]["held_out_loss"], abs=1e-5)
 
 
+@pytest.mark.parametrize(("tolerance", "best"), [(0.05, 2), (0.04, 0), (0.0, 0)])
+def test_the_tolerance_is_what_may_be_lost_at_most(
+    tolerance: float, best: int, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = iter([0.525, 0.475, 0.475])
+    monkeypatch.setattr(Retention, "measure", lambda *_: next(kept))
+    given = fitting(
+        tiny.loaded("llama"), file, steps=2, check_every=1, tolerance=tolerance, learning_rate=3e-3
+    )
+    assert tuned("finetune-full", given).describe()["best_step"] == best
+
+
 def test_a_model_that_only_loses_is_left_alone(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = iter([0.9, 0.1, 0.1, 0.1])
     monkeypatch.setattr(Retention, "measure", lambda *_: next(kept))

@@ -33,10 +33,9 @@ from excise.methods.guarded import Guarded
 from excise.methods.guarded.guards import disambiguated_loss, gold_probability_loss
 from excise.methods.guarded.panel import Panel, Reading, questions
 from excise.methods.guarded.proposals import alternating, predicted_gains
-from excise.methods.guarded.search import Search, State
+from excise.methods.guarded.search import Move, Search, State
 from excise.models import LoadedModel, packed_linears, unpacked, weights_digest
 from excise.patches import scaled_outputs
-from excise.selection import RankedNeuron
 from excise.types import Instance, Neuron, Split
 
 OBJECTIVES = (log_share, share, gold_log_likelihood)
@@ -136,9 +135,12 @@ def test_predicted_gains_prefer_what_helps_on_every_template_and_harms_no_text()
 
 
 def test_lists_of_candidates_take_turns() -> None:
-    one, two, three = (RankedNeuron(Neuron("m", n), float(n)) for n in range(3))
-    assert alternating([[one, two], [one, three]]) == (one, two, three)
-    assert alternating([]) == ()
+    one, two, three = (Move(Neuron("m", n)) for n in range(3))
+    lists = [{one: 3.0, two: 2.0}, {one: 9.0, three: 8.0}, {}]
+    assert alternating(lists, 5) == {one: 3.0, two: 2.0, three: 8.0}
+    assert list(alternating(lists, 5)) == [one, two, three]
+    assert list(alternating(lists, 2)) == [one, two]
+    assert alternating([], 5) == {}
 
 
 # --- panel ----------------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ def test_losses_by_hand() -> None:
 
 # --- search ---------------------------------------------------------------------------------------
 
-A, B, C, D = (Neuron("m", n) for n in range(4))
+A, B, C, D = (Move(Neuron("m", n)) for n in range(4))
 N = 40
 
 
@@ -243,10 +245,10 @@ N = 40
 class Scripted:
     """A judge with known effects: ambiguous share, disambiguated answers lost, loss elsewhere."""
 
-    gains: Mapping[Neuron, float]
-    lost: Mapping[Neuron, int]
-    elsewhere: Mapping[Neuron, float]
-    together: Mapping[frozenset[Neuron], float] | None = None
+    gains: Mapping[Move, float]
+    lost: Mapping[Move, int]
+    elsewhere: Mapping[Move, float]
+    together: Mapping[frozenset[Move], float] | None = None
     """Gains of sets that are more or less than those of their neurons."""
 
     def __post_init__(self) -> None:
@@ -284,7 +286,7 @@ def test_the_search_takes_what_helps_within_the_limits() -> None:
     assert found.extend([D, B, C, A])
     assert found.state == (A, C)
     assert found.path[-1].losses == {"disambiguated": pytest.approx(0.05), "mrpc": 0.0}
-    assert found.rejected["lost more than allowed in disambiguated"] == 2
+    assert found.rejected["gained less alone than it cost"] == 1
     assert found.reason() == ""
     # B is refused however often it is tried, and allowed where the limit is exactly its loss.
     assert search(judge, disambiguated=0.1).extend([B])
@@ -300,7 +302,7 @@ def test_the_limit_of_another_task_holds() -> None:
 
 
 def test_a_loss_on_the_way_may_be_won_back_but_not_kept() -> None:
-    gains = {A: 0.3, B: 0.2, C: 0.1}
+    gains = {A: 3.0, B: 2.0, C: 1.0}
     # A loses two answers of 20, the limit is one; B wins one back, C loses it again.
     judge = Scripted(gains, {A: 2, B: -1, C: 1}, {})
     strict = search(judge)
@@ -333,6 +335,14 @@ def test_what_another_neuron_makes_needless_is_dropped() -> None:
     assert found.state == (A, C)
 
 
+def test_a_neuron_gets_one_factor() -> None:
+    double = Move(A.neuron, 2.0)
+    found = search(Scripted({A: 0.2, double: 0.3, B: 0.1}, {}, {}))
+    found.extend([A, double, B])
+    assert found.state == (double, B)
+    assert found.path[-1].described()["factors"] == [2.0, 0.0]
+
+
 def test_no_more_neurons_than_asked_and_none_that_gain_too_little() -> None:
     judge = Scripted({A: 0.1, B: 0.1, C: 0.1, D: 0.1}, {}, {})
     found = search(judge)
@@ -349,8 +359,12 @@ def test_an_empty_result_says_why() -> None:
     assert not found.extend([A, B])
     assert found.reason() == (
         "no candidate helped within the limits: 1 did not help on the first questions, "
-        "1 lost more than allowed in disambiguated"
+        "1 gained less alone than it cost"
     )
+    # Worth its cost by the objective, but above the limit.
+    found = search(Scripted({A: 2.0}, {A: 2}, {}))
+    assert not found.extend([A])
+    assert found.rejected == {"lost more than allowed in disambiguated": 1}
     assert search(Scripted({}, {}, {})).reason() == "there was no candidate"
 
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 import tiny
 from excise.config import PatchConfig
 from excise.errors import PatchError, PatchMismatchError
+from excise.methods import random_patch
 from excise.models import LoadedModel, load, weights_digest
 from excise.patches import (
     NEURONS_FILE,
@@ -265,6 +266,73 @@ def test_a_patch_checks_itself() -> None:
         Patch((neuron, Neuron("a", 1)), (0.0,), "m", "0" * 64)
     with pytest.raises(PatchError, match="twice"):
         Patch((neuron, neuron), (0.0, 1.0), "m", "0" * 64)
+
+
+def mixed(model: LoadedModel) -> Patch:
+    """A patch whose neurons have factors of their own."""
+    patch = patch_of(model)
+    cycle = (0.0, 2.0, -1.0, 0.5)
+    return replace(patch, factors=tuple(cycle[n % 4] for n in range(len(patch))))
+
+
+def test_neurons_may_have_factors_of_their_own(tmp_path: Path) -> None:
+    model = tiny.loaded("qwen2")
+    before, patch = state(model), mixed(model)
+    with patch.applied(model):
+        for neuron, factor in patch.by_neuron.items():
+            for part in ("weight", "bias"):
+                name = f"{neuron.module}.{part}"
+                if name in before:
+                    own = model.model.state_dict()[name][neuron.index]
+                    assert torch.equal(own, before[name][neuron.index] * factor)
+        patched = logits(model.model)
+    assert_unchanged(model, before)
+    patch.save(tmp_path)
+    read = Patch.load(tmp_path)
+    assert read == patch
+    with read.applied(model):
+        assert torch.equal(logits(model.model), patched)
+    document = json.loads((tmp_path / NEURONS_FILE).read_text(encoding="utf-8"))
+    del document["neurons"][3]["factor"]
+    (tmp_path / NEURONS_FILE).write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(PatchError, match="some neurons have a factor of their own"):
+        Patch.load(tmp_path)
+    with pytest.raises(PatchError, match="but 1 factors"):
+        replace(patch, factors=(1.0,))
+
+
+def test_the_union_keeps_factors_and_refuses_two_of_one_neuron() -> None:
+    model = tiny.loaded("llama")
+    patch, plain = mixed(model), patch_of(model)
+    first = replace(
+        patch, neurons=patch.neurons[:3], scores=patch.scores[:3], factors=patch.factors[:3]
+    )
+    second = replace(plain, neurons=plain.neurons[3:5], scores=plain.scores[3:5])
+    union = first | second
+    assert union.by_neuron == {**first.by_neuron, **second.by_neuron}
+    assert (first | first).by_neuron == first.by_neuron
+    with pytest.raises(PatchMismatchError, match="different factors"):
+        first | plain
+
+
+def test_random_controls_get_the_factors_of_their_module() -> None:
+    model = tiny.loaded("llama")
+    # The patch's order is not that of the modules.
+    patch = mixed(model)
+    patch = replace(
+        patch,
+        neurons=patch.neurons[::-1],
+        scores=patch.scores[::-1],
+        factors=patch.factors[::-1],
+    )
+    control = random_patch(model, patch, seed=0)
+
+    def by_module(one: Patch) -> list[tuple[str, float]]:
+        return sorted((neuron.module, factor) for neuron, factor in one.by_neuron.items())
+
+    assert by_module(control) == by_module(patch)
+    assert set(control.neurons).isdisjoint(patch.neurons)
+    assert random_patch(model, patch_of(model), seed=0).factors == ()
 
 
 def test_factors_of_the_options() -> None:

@@ -24,7 +24,20 @@ from excise.types import Instance, Split, Task
 KINDS = ("t5", "causal")
 SEED = 7
 """Of `studies/train_testbed.py`, which wrote the checkpoints."""
-SHA256 = {}
+SHA256 = {
+    "testbed-t5": "54ee6f2fa541dcd62194e7f92f508d466d7268571645e1ca0273e5496c7d4a3a",
+    "testbed-causal": "3d2cf2b01e1ad2da963e17bffc75dc212c545a7b037f31985c97b9074fd8664d",
+    "testbed-t5-twin": "54ce1d19b83ee5aefdc1d914afa92d42ed038bc034d628aa9819f9e756dd4c6a",
+    "testbed-causal-twin": "4374daac01160a523a0f07e09b864c03e42f3d1f4abcb4ec5229be259a076591",
+}
+
+
+GUARD = {
+    "max_loss": {"disambiguated": 0.01, "gold_probability": 0.1, "testbed-second": 0.01},
+    "rounds": 3,
+    "neurons": 40,
+}
+"""At most a point of what the model could do; later rounds see what the first ones left."""
 
 
 @cache
@@ -86,7 +99,7 @@ def unpatched(name: str) -> Measured:
 
 @cache
 def fitted(method: str, kind: str) -> Excision:
-    config = resolve({"preset": "v2"})
+    config = resolve({"preset": "v2", "guard": GUARD})
     made = METHODS[method].fit(
         Fitting(model(f"testbed-{kind}"), task("testbed"), split(), config, seed=0)
     )
@@ -126,7 +139,8 @@ def test_blocks_are_like_those_of_bbq() -> None:
         assert len({item.options for item in block}) == 1
         assert len({item.template for item in block}) == 1
         for item in block:
-            assert item.unknown is not None and item.options[item.unknown] in bed.UNKNOWN
+            assert item.unknown is not None
+            assert item.options[item.unknown] in bed.UNKNOWN
             assert (item.gold == item.unknown) == (item.condition == "ambiguous")
             # The stereotype follows the question: the other group in a positive one.
             negative = any(word in item.fields["question"] for word in bed.NEGATIVE)
@@ -182,7 +196,7 @@ def test_both_answer_where_the_answer_is_known(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_shortcut_is_in_the_model_and_not_in_its_twin(kind: str) -> None:
     planted, twin = unpatched(f"testbed-{kind}"), unpatched(f"testbed-{kind}-twin")
-    assert planted.ambiguous < 0.2
+    assert planted.ambiguous < 0.3
     assert planted.stereotyped > 0.6
     assert twin.ambiguous > 0.95
 
@@ -206,12 +220,36 @@ def test_the_shortcut_is_in_few_feed_forward_units(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_crispr_takes_most_of_it_out(kind: str) -> None:
-    loaded, found = model(f"testbed-{kind}"), patched("crispr", kind)
+    found = patched("crispr", kind)
     assert recovered(kind, found) > 0.5
-    assert found.disambiguated > 0.93
-    for seed in range(2):
-        with random_patch(loaded, fitted("crispr", kind).patch, seed=seed).applied(loaded):
-            assert recovered(kind, measure(loaded)) < 0.2
+    assert found.disambiguated > unpatched(f"testbed-{kind}").disambiguated - 0.02
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_many_random_neurons_do_not(kind: str) -> None:
+    loaded, patch = model(f"testbed-{kind}"), fitted("crispr", kind).patch
+    shares = []
+    for seed in range(5):
+        with random_patch(loaded, patch, seed=seed).applied(loaded):
+            shares.append(recovered(kind, measure(loaded)))
+    # They come from the same modules, so that a draw may hit a unit of the shortcut.
+    assert float(np.mean(shares)) < 0.3
+    assert max(shares) < recovered(kind, patched("crispr", kind))
+
+
+def test_crispr_has_no_eye_for_other_skills() -> None:
+    # Why there are guards: the same patch costs the second task more than any limit would allow.
+    before = unpatched("testbed-causal").second
+    assert before - patched("crispr", "causal").second > 0.05
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guards_keep_what_the_model_can_do(kind: str) -> None:
+    before, found = unpatched(f"testbed-{kind}"), patched("guarded", kind)
+    assert recovered(kind, found) >= 0.9
+    assert before.disambiguated - found.disambiguated <= 0.01
+    assert before.second - found.second <= 0.01
+    assert len(fitted("guarded", kind).patch) < len(fitted("crispr", kind).patch)
 
 
 # --- the demo -------------------------------------------------------------------------------------

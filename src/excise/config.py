@@ -178,6 +178,9 @@ class GuardConfig(_Section):
     proposals: Literal["both", "crispr", "effects"] = "both"
     """Where candidates come from: CRISPR's ranking, first-order effects on the objective, or both
     in turns."""
+    factors: tuple[float, ...] = Field(default=(0.0, 2.0), min_length=1)
+    """What first-order effects may propose to multiply a neuron by; CRISPR's neurons are removed as
+    `patch` says."""
     candidates: int = Field(default=40, ge=1)
     """Neurons screened in each round."""
     screening_instances: int = Field(default=24, ge=1)

@@ -83,7 +83,11 @@ def key(
         "chat_template": loaded.tokenizer.chat_template if loaded.chat_template else None,
         "patch": None
         if patch is None
-        else [patch.factor, sorted((n.module, n.index) for n in patch.neurons)],
+        else [
+            patch.factor,
+            sorted((n.module, n.index) for n in patch.neurons),
+            *sorted((n.module, n.index, f) for n, f in patch.by_neuron.items() if patch.factors),
+        ],
         "task": [task.name, task.digest],
         "items": [item.id for item in items],
         "instruction": instruction,

@@ -164,7 +164,7 @@ class Excision:
 
     def describe(self) -> Mapping[str, Any]:
         """Number of neurons, and what was found on the way."""
-        changes = len(self.patch) > 0 and self.patch.factor != 1.0
+        changes = any(factor != 1.0 for factor in self.patch.by_neuron.values())
         curve = [asdict(point) for point in self.curve]
         return {
             "neurons": len(self.patch),

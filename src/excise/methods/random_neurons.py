@@ -12,13 +12,19 @@ from excise.selection import random_control
 
 
 def random_patch(loaded: LoadedModel, patch: Patch, *, seed: int) -> Patch:
-    """A patch of random neurons, the same number per module, none of them in `patch`."""
+    """A patch of random neurons, the same number per module, none of them in `patch`.
+
+    Where neurons have factors of their own, those of a module go to its random neurons.
+    """
     sizes = {site.module: site.size for site in loaded.sites}
     neurons = random_control(sizes, patch.neurons, seed=seed)
+    left = [(neuron.module, factor) for neuron, factor in patch.by_neuron.items()]
+    left.sort(key=lambda entry: [site.module for site in loaded.sites].index(entry[0]))
     return replace(
         patch,
         neurons=neurons,
         scores=(0.0,) * len(neurons),
+        factors=tuple(factor for _, factor in left) if patch.factors else (),
         provenance={"control_of": dict(patch.provenance), "seed": seed},
     )
 

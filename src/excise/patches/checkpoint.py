@@ -36,9 +36,13 @@ def _card(loaded: LoadedModel, patch: Patch) -> str:
         "tags:\n- bias-neurons-pruned\n---\n\n"
         f"# {base}, patched\n\n"
         f"{len(patch)} of {loaded.n_neurons:,} neurons (output features of {len(modules)} linear "
-        f"maps) are multiplied by {patch.factor:g}. Shapes, tokenizer and chat template are "
+        f"maps) are multiplied by {_factors(patch)}. Shapes, tokenizer and chat template are "
         "those of the original. The neurons and how they were found stand in "
         "`patch/neurons.json`.\n\n"
         "This names an operation, not a promise: what changed, and what it cost, has to be "
         "measured on your own tasks, for example with `excise evaluate`.\n"
     )
+
+
+def _factors(patch: Patch) -> str:
+    return " or ".join(f"{factor:g}" for factor in sorted(set(patch.factors or (patch.factor,))))

@@ -11,6 +11,9 @@ from torch import nn
 from excise.errors import PatchError
 from excise.types import Neuron
 
+Factor = float | Sequence[float]
+"""One factor for all neurons, or one for each."""
+
 
 def by_module(neurons: Sequence[Neuron]) -> dict[str, list[int]]:
     """Module -> indices of its neurons, in the given order."""
@@ -31,28 +34,34 @@ def check(model: nn.Module, neurons: Sequence[Neuron]) -> None:
 
 
 @torch.no_grad()
-def scale_outputs(model: nn.Module, neurons: Sequence[Neuron], factor: float = 0.0) -> None:
+def scale_outputs(model: nn.Module, neurons: Sequence[Neuron], factor: Factor = 0.0) -> None:
     """Multiply weight rows and bias entries of the neurons by `factor`, in place, for good.
 
     The output feature is multiplied by the factor for every input (Yang et al. 2024, section 3.4,
     for factor 0); shapes stay as they are.
     """
     check(model, neurons)
-    for module, indices in by_module(neurons).items():
-        linear = _linear(model, module, indices)
-        rows = torch.tensor(indices, device=linear.weight.device)
-        if factor == 0.0:
-            # Not a product: 0 * inf would be NaN.
-            linear.weight[rows] = 0.0
-        else:
-            linear.weight[rows] *= factor
-        if linear.bias is not None:
-            linear.bias[rows] = 0.0 if factor == 0.0 else linear.bias[rows] * factor
+    factors = [factor] * len(neurons) if isinstance(factor, int | float) else list(factor)
+    for wanted in dict.fromkeys(factors):
+        chosen = [n for n, own in zip(neurons, factors, strict=True) if own == wanted]
+        for module, indices in by_module(chosen).items():
+            _scale(_linear(model, module, indices), indices, wanted)
+
+
+def _scale(linear: nn.Linear, indices: Sequence[int], factor: float) -> None:
+    rows = torch.tensor(indices, device=linear.weight.device)
+    if factor == 0.0:
+        # Not a product: 0 * inf would be NaN.
+        linear.weight[rows] = 0.0
+    else:
+        linear.weight[rows] *= factor
+    if linear.bias is not None:
+        linear.bias[rows] = 0.0 if factor == 0.0 else linear.bias[rows] * factor
 
 
 @contextmanager
 def scaled_outputs(
-    model: nn.Module, neurons: Sequence[Neuron], factor: float = 0.0
+    model: nn.Module, neurons: Sequence[Neuron], factor: Factor = 0.0
 ) -> Iterator[None]:
     """`scale_outputs` for the length of a `with` block; the weights come back bit for bit."""
     check(model, neurons)

@@ -38,28 +38,42 @@ class Patch:
     """What the neurons' outputs are multiplied by; 0 excises them."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """How it was found: preset, seed, split digests, metrics. JSON values."""
+    factors: tuple[float, ...] = ()
+    """A factor for each neuron in place of `factor`; empty where all have the same."""
 
     def __post_init__(self) -> None:
         if len(self.neurons) != len(self.scores):
             raise PatchError(f"{len(self.neurons)} neurons, but {len(self.scores)} scores.")
         if len(set(self.neurons)) != len(self.neurons):
             raise PatchError("a neuron is listed twice.")
+        if self.factors and len(self.factors) != len(self.neurons):
+            raise PatchError(f"{len(self.neurons)} neurons, but {len(self.factors)} factors.")
 
     def __len__(self) -> int:
         return len(self.neurons)
+
+    @property
+    def by_neuron(self) -> Mapping[Neuron, float]:
+        """Neuron -> what its output is multiplied by, in the order of the neurons."""
+        factors = self.factors or (self.factor,) * len(self)
+        return dict(zip(self.neurons, factors, strict=True))
 
     def __or__(self, other: Patch) -> Patch:
         """The union of two patches of the same model; a common neuron keeps its higher score.
 
         Raises:
-            PatchMismatchError: the patches belong to different models, or scale differently.
+            PatchMismatchError: the patches belong to different models, or scale differently; those
+                with a factor for each neuron may, except in a common neuron.
         """
         if self.base_digest != other.base_digest:
             raise PatchMismatchError(
                 f"patches of different models cannot be joined: {self.base_model} and "
                 f"{other.base_model} have different weights."
             )
-        if self.factor != other.factor:
+        own = bool(self.factors or other.factors)
+        factors = {**self.by_neuron, **other.by_neuron}
+        clash = any(self.by_neuron.get(n, f) != f for n, f in other.by_neuron.items())
+        if clash or (not own and self.factor != other.factor):
             raise PatchMismatchError(
                 "patches with different factors cannot be joined: "
                 f"{self.factor} and {other.factor}."
@@ -71,6 +85,7 @@ class Patch:
             self,
             neurons=tuple(best),
             scores=tuple(best.values()),
+            factors=tuple(factors[neuron] for neuron in best) if own else (),
             provenance={"union_of": [dict(self.provenance), dict(other.provenance)]},
         )
 
@@ -105,7 +120,7 @@ class Patch:
             force: accept other weights than the patch was made on.
         """
         self.check(model, force=force)
-        with scaled_outputs(_module(model), self.neurons, self.factor):
+        with scaled_outputs(_module(model), self.neurons, self.factors or self.factor):
             yield
 
     def apply(self, model: LoadedModel | Any, *, force: bool = False) -> None:
@@ -114,7 +129,7 @@ class Patch:
         A `LoadedModel` keeps the digest of the weights that it was loaded with.
         """
         self.check(model, force=force)
-        scale_outputs(_module(model), self.neurons, self.factor)
+        scale_outputs(_module(model), self.neurons, self.factors or self.factor)
 
     def save(self, folder: str | Path) -> None:
         """Write `neurons.json` into a folder, which is made if needed."""
@@ -124,6 +139,7 @@ class Patch:
 
     def to_json(self) -> str:
         """The text of `neurons.json`."""
+        own = self.by_neuron if self.factors else {}
         document = {
             "schema_version": SCHEMA_VERSION,
             "base_model": self.base_model,
@@ -131,6 +147,7 @@ class Patch:
             "factor": self.factor,
             "neurons": [
                 {"module": neuron.module, "index": neuron.index, "score": score}
+                | ({"factor": own[neuron]} if own else {})
                 for neuron, score in zip(self.neurons, self.scores, strict=True)
             ],
             "provenance": dict(self.provenance),
@@ -163,6 +180,9 @@ class Patch:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise PatchError(f"patch {path}, field {where}: {first['msg']}.") from error
+        factors = tuple(n.factor for n in read.neurons if n.factor is not None)
+        if 0 < len(factors) < len(read.neurons):
+            raise PatchError(f"patch {path}: some neurons have a factor of their own, others none.")
         try:
             return cls(
                 neurons=tuple(Neuron(n.module, n.index) for n in read.neurons),
@@ -171,6 +191,7 @@ class Patch:
                 base_digest=read.base_digest,
                 factor=read.factor,
                 provenance=read.provenance,
+                factors=factors,
             )
         except PatchError as error:
             raise PatchError(f"patch {path}: {error}") from error
@@ -181,6 +202,7 @@ class _Neuron(BaseModel):
     module: str = Field(min_length=1)
     index: int = Field(ge=0)
     score: float = Field(allow_inf_nan=False)
+    factor: float | None = Field(default=None, allow_inf_nan=False)
 
 
 class _Document(BaseModel):

@@ -14,12 +14,11 @@ from excise.methods.crispr import ATTRIBUTION_WORK
 from excise.methods.guarded.guards import OtherTask, check_names, other_tasks, own_limits
 from excise.methods.guarded.panel import Panel, Reading, questions
 from excise.methods.guarded.proposals import Proposer
-from excise.methods.guarded.search import Search, State
+from excise.methods.guarded.search import Move, Search, State
 from excise.methods.method import Excision, Fitted, Fitting
 from excise.models import LoadedModel, packed_linears, unpacked
 from excise.patches import Patch, factor_of, scaled_outputs
 from excise.progress import Progress
-from excise.types import Neuron
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Guarded:
             original = panel.read()
         others = other_tasks(loaded, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(guard.max_loss, original) | {o.name: o.limit for o in others}
-        judge = _Judge(loaded, panel, others, factor_of(config.patch))
+        judge = _Judge(loaded, panel, others)
         search = Search(judge, original, limits, min(sizes), guard)
         proposer = Proposer(
             loaded,
@@ -75,29 +74,30 @@ class Guarded:
             cost.attributed,
             self.scores,
         )
-        scores: dict[Neuron, float] = {}
+        scores: dict[Move, float] = {}
         for number in range(guard.rounds):
             fitting.progress.stage(f"{task.name}: proposing neurons (round {number + 1})")
             if number == 0:
                 proposed = proposer.first()
             else:
-                with scaled_outputs(loaded.model, search.state, judge.factor):
+                with judge.patched(search.state):
                     proposed = proposer.by_effects()
-            scores |= {entry.neuron: entry.score for entry in proposed}
+            scores |= proposed
             fitting.progress.stage(f"{task.name}: measuring neurons (round {number + 1})")
             with packed_linears(loaded.model):
-                grew = search.extend([entry.neuron for entry in proposed])
+                grew = search.extend(tuple(proposed))
             if not grew:
                 break
         with packed_linears(loaded.model):
             search.finish()
         patch = Patch(
-            neurons=search.state,
-            scores=tuple(scores[neuron] for neuron in search.state),
+            neurons=tuple(move.neuron for move in search.state),
+            scores=tuple(scores[move] for move in search.state),
             base_model=loaded.name,
             base_digest=loaded.digest,
-            factor=judge.factor,
+            factor=factor_of(config.patch),
             provenance={**fitting.provenance, "method": self.name},
+            factors=tuple(move.factor for move in search.state),
         )
         facts = {
             "candidates": len(scores),
@@ -137,27 +137,27 @@ class _Judge:
     loaded: LoadedModel
     panel: Panel
     others: tuple[OtherTask, ...]
-    factor: float
-    kept: dict[tuple[frozenset[Neuron], int, int], Reading] = field(default_factory=dict)
+    kept: dict[tuple[frozenset[Move], int, int], Reading] = field(default_factory=dict)
 
     def read(self, state: State, start: int, stop: int) -> Reading:
         key = (frozenset(state), start, stop)
         if key not in self.kept:
-            with self._patched(state):
+            with self.patched(state):
                 self.kept[key] = self.panel.read(start, stop)
         return self.kept[key]
 
     def other_losses(self, state: State) -> Mapping[str, float]:
-        with self._patched(state):
+        with self.patched(state):
             return {other.name: other.loss() for other in self.others}
 
     @contextmanager
-    def _patched(self, state: State) -> Iterator[None]:
+    def patched(self, state: State) -> Iterator[None]:
         """The patched model; only the maps that differ are packed anew."""
-        changed = {neuron.module: self.loaded.linear(neuron.module) for neuron in state}
+        neurons = [move.neuron for move in state]
+        changed = {neuron.module: self.loaded.linear(neuron.module) for neuron in neurons}
         with (
             unpacked(tuple(changed.values())),
-            scaled_outputs(self.loaded.model, state, self.factor),
+            scaled_outputs(self.loaded.model, neurons, [move.factor for move in state]),
         ):
             yield
 

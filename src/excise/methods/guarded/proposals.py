@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -12,10 +13,11 @@ from excise.attribution.effects import Effects, Question, effects, gold_log_like
 from excise.config import RunConfig
 from excise.evaluation.choices import how_compared
 from excise.methods.crispr import locate
+from excise.methods.guarded.search import Move
 from excise.models import LoadedModel
 from excise.patches import factor_of
-from excise.selection import RankedNeuron, top
-from excise.types import FloatArray, Instance, Task
+from excise.selection import rank
+from excise.types import FloatArray, Instance, Neuron, Task
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,20 @@ class Proposer:
     scores: NeuronScores | None = None
     """CRISPR's bias scores where they are known already."""
 
-    def first(self) -> tuple[RankedNeuron, ...]:
-        """Candidates for the unpatched model, best first."""
+    def first(self) -> dict[Move, float]:
+        """Candidates for the unpatched model, best first, with the score of their neuron."""
         guard = self.config.guard
-        wanted = guard.candidates
         lists = []
         if guard.proposals in ("crispr", "both"):
             scores = self.scores or locate(
                 self.loaded, self.task, self.find, self.config, seed=self.seed, advance=self.advance
             )
-            lists.append(self._top(scores.by_module))
+            lists.append(self._top({factor_of(self.config.patch): scores.by_module}))
         if guard.proposals in ("effects", "both"):
             lists.append(self.by_effects())
-        return alternating(lists)[:wanted]
+        return alternating(lists, guard.candidates)
 
-    def by_effects(self) -> tuple[RankedNeuron, ...]:
+    def by_effects(self) -> dict[Move, float]:
         """Candidates by first-order effects in the state that the model is in."""
         found = effects(
             self.loaded,
@@ -60,12 +61,25 @@ class Proposer:
             end_token=self.config.scoring.end_token,
             advance=self.advance,
         )
-        change = factor_of(self.config.patch) - 1.0
-        return self._top(predicted_gains(found, self.questions, change))
+        return self._top(
+            {
+                factor: predicted_gains(found, self.questions, factor - 1.0)
+                for factor in self.config.guard.factors
+            }
+        )
 
-    def _top(self, scores: Mapping[str, FloatArray]) -> tuple[RankedNeuron, ...]:
-        available = sum(map(len, scores.values()))
-        return top(scores, min(self.config.guard.candidates, available))
+    def _top(self, by_factor: Mapping[float, Mapping[str, FloatArray]]) -> dict[Move, float]:
+        """The best neurons over all factors, each with its best factor."""
+        limit = self.config.guard.candidates
+        ranked = [
+            (Move(entry.neuron, factor), entry.score)
+            for factor, scores in by_factor.items()
+            for entry in rank(scores, limit=limit)
+        ]
+        best: dict[Neuron, tuple[Move, float]] = {}
+        for move, score in sorted(ranked, key=lambda entry: -entry[1]):
+            best.setdefault(move.neuron, (move, score))
+        return dict(list(best.values())[:limit])
 
 
 def predicted_gains(
@@ -102,11 +116,11 @@ def predicted_gains(
     return gains
 
 
-def alternating(lists: Sequence[Sequence[RankedNeuron]]) -> tuple[RankedNeuron, ...]:
-    """The lists' entries in turns, each neuron once."""
-    chosen: dict[object, RankedNeuron] = {}
-    for place in range(max(map(len, lists), default=0)):
-        for entries in lists:
-            if place < len(entries):
-                chosen.setdefault(entries[place].neuron, entries[place])
-    return tuple(chosen.values())
+def alternating(lists: Sequence[Mapping[Move, float]], limit: int) -> dict[Move, float]:
+    """The lists' entries in turns, each once, up to a limit."""
+    chosen: dict[Move, float] = {}
+    for entries in zip_longest(*(scores.items() for scores in lists)):
+        for entry in entries:
+            if entry is not None and len(chosen) < limit:
+                chosen.setdefault(*entry)
+    return chosen

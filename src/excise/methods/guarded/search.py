@@ -14,19 +14,31 @@ from excise.methods.guarded.guards import OWN
 from excise.methods.guarded.panel import Reading, joined
 from excise.types import Neuron
 
-State = tuple[Neuron, ...]
-"""Neurons to excise together, in the order in which they were accepted."""
+_EXCESS_WEIGHT = 5.0
+"""Nats of the objective that a loss of 1 beyond its limit weighs in the screening."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One neuron and what its output is multiplied by."""
+
+    neuron: Neuron
+    factor: float = 0.0
+
+
+State = tuple[Move, ...]
+"""What is done together, in the order in which it was accepted."""
 
 
 class Judge(Protocol):
     """Answers for the patched model."""
 
     def read(self, state: State, start: int, stop: int) -> Reading:
-        """What the model answers to some of the panel's questions without these neurons."""
+        """What the model answers to some of the panel's questions under these moves."""
         ...
 
     def other_losses(self, state: State) -> Mapping[str, float]:
-        """What these neurons cost on other tasks, by guard."""
+        """What these moves cost on other tasks, by guard."""
         ...
 
 
@@ -40,8 +52,14 @@ class Step:
 
     def described(self) -> dict[str, Any]:
         """Sizes, tune values and losses, as JSON values."""
-        neurons = [f"{neuron.module}:{neuron.index}" for neuron in self.state]
-        return {"neurons": neurons, **self.reading.summary(), "losses": dict(self.losses)}
+        neurons = [f"{move.neuron.module}:{move.neuron.index}" for move in self.state]
+        factors = [move.factor for move in self.state]
+        return {
+            "neurons": neurons,
+            "factors": factors,
+            **self.reading.summary(),
+            "losses": dict(self.losses),
+        }
 
 
 @dataclass
@@ -66,18 +84,18 @@ class Search:
         """What is accepted so far."""
         return self.path[-1].state if self.path else ()
 
-    def extend(self, candidates: Sequence[Neuron]) -> bool:
+    def extend(self, candidates: Sequence[Move]) -> bool:
         """Add what helps among the candidates; whether anything was added."""
         before = self.state
-        finalists = self._screened([c for c in candidates if c not in before])
+        finalists = self._screened(self._free(candidates))
         grew = True
         while grew and finalists and len(self.state) < self.config.neurons:
             grew = False
-            for neuron in list(finalists):
+            for move in list(finalists):
                 if len(self.state) >= self.config.neurons:
                     break
-                if self._accept((*self.state, neuron)):
-                    finalists.remove(neuron)
+                if move in self._free(finalists) and self._accept((*self.state, move)):
+                    finalists = self._free(finalists)
                     grew = True
         return self.state != before
 
@@ -92,8 +110,8 @@ class Search:
         self._shrink()
 
     def _shrink(self) -> None:
-        for neuron in reversed(self.state[:-1]):
-            rest = tuple(kept for kept in self.state if kept != neuron)
+        for move in reversed(self.state[:-1]):
+            rest = tuple(kept for kept in self.state if kept != move)
             reading = self.judge.read(rest, 0, len(self.original.correct))
             if reading.objective < self._now().objective - self.config.tolerance:
                 continue
@@ -110,10 +128,15 @@ class Search:
         tries = ", ".join(f"{count} {why}" for why, count in self.rejected.items())
         return f"no candidate helped within the limits: {tries}"
 
+    def _free(self, moves: Sequence[Move]) -> list[Move]:
+        """The moves of neurons that are left alone so far."""
+        taken = {move.neuron for move in self.state}
+        return [move for move in moves if move.neuron not in taken]
+
     def _now(self) -> Reading:
         return self.path[-1].reading if self.path else self.original
 
-    def _screened(self, candidates: Sequence[Neuron]) -> list[Neuron]:
+    def _screened(self, candidates: Sequence[Move]) -> list[Move]:
         """Successive halving: all candidates on few questions, the best on all of them."""
         base = self._now()
         few = base.first(self.screening)
@@ -125,7 +148,9 @@ class Search:
         for candidate in promising[: self.config.finalists]:
             rest = self.judge.read((*self.state, candidate), self.screening, len(base.correct))
             scores[candidate] = self._score(joined([first[candidate], rest]), base)
-        return sorted((c for c in scores if scores[c] > 0), key=lambda c: -scores[c])
+        helpful = [c for c in scores if scores[c] > 0]
+        self._reject("gained less alone than it cost", len(scores) - len(helpful))
+        return sorted(helpful, key=lambda c: -scores[c])
 
     def _score(self, reading: Reading, base: Reading) -> float:
         """Gain of the objective less what exceeds a limit and the slack."""
@@ -135,7 +160,7 @@ class Search:
             for name, limit in self.limits.items()
             if name in OWN
         )
-        return reading.objective - base.objective - excess
+        return reading.objective - base.objective - _EXCESS_WEIGHT * excess
 
     def _accept(self, state: State) -> bool:
         """Take a set if it gains enough and every limit holds; cheap questions first."""

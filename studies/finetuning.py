@@ -4,8 +4,7 @@ No test item is read. Writes one JSON line for each run.
 
     python studies/finetuning.py --out study.jsonl finetune-lora
     python studies/finetuning.py --out study.jsonl finetune-lora --set kl_weight=0
-    python studies/finetuning.py --out study.jsonl finetune-uqac --set steps=20
-    python studies/finetuning.py --out study.jsonl finetune-uqac --set steps=20 \\
+    python studies/finetuning.py --out study.jsonl finetune-uqac --set steps=4 \\
         --set learning_rate=0.01 --set formulation=rewrite
 """
 
@@ -54,8 +53,8 @@ def main() -> None:
     split = split_instances(task.instances, by="template", seed=config.split_seed)
     method = next(m for m in METHODS if m.name == arguments.method)
 
-    # Other tune items than those that choose the step, as far as there are enough.
     fitting = Fitting(loaded, task, split, config, seed=arguments.seed)
+    # Another sample of tune than the one that chooses the step; the two may overlap.
     asked = sample(split.tune, arguments.instances, seed=arguments.seed + 1000, unit="block")
     instructions = task.instructions[: arguments.instructions]
     likelihood = replace(

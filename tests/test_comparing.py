@@ -21,6 +21,7 @@ from excise.config import RunConfig
 from excise.errors import ConfigError
 from excise.methods import Excision, Fitting
 from excise.patches import Patch
+from excise.progress import Silent
 from excise.types import Neuron, PromptTask
 from test_cli import assert_one_line
 from test_measuring import Memory
@@ -291,3 +292,14 @@ def test_what_methods_share_is_computed_once_and_counts_for_each(
     )
     together, single = found.of("random", "workplace")[0], alone.of("random", "workplace")[0]
     np.testing.assert_array_equal(together.test.log_likelihood, single.test.log_likelihood)
+
+
+def test_what_a_method_was_trained_on_is_not_reported(llama: Any, sums: str) -> None:
+    class Trained:
+        def refuses(self, task: Any) -> str:
+            return f"trained on {task.name}"
+
+    entry = Retention.of(sums, [], CONFIG, limit=3)
+    trained: Any = Trained()
+    with pytest.raises(ConfigError, match="trained on sums"):
+        entry.answers(llama, trained, CONFIG, Silent())

@@ -670,8 +670,8 @@ def test_the_published_file() -> None:
         "stereoset-choice-intrasentence": 6 * 2106,
         "stereoset-choice-intersentence": 6 * 2123,
         "stereoset-choice": 6 * 4229,
-        "stereoset-choice-intrasentence-file-order": 2106,
-        "stereoset-choice-intersentence-file-order": 2123,
+        "stereoset-choice-intra-file-order": 2106,
+        "stereoset-choice-inter-file-order": 2123,
         "stereoset-choice-file-order": 4229,
     }
     for task in tasks.values():

@@ -20,9 +20,9 @@ def tasks(context: typer.Context) -> None:
     print_table(
         context.obj.out,
         "Tasks (or your own .jsonl, .json or .csv file, or .txt to read: --task FILE)",
-        ["task", "rows", "licence", "description"],
+        ["task", "rows", "description"],
         [
-            [entry.name, f"{entry.rows:,}", entry.licence, entry.description]
+            [entry.name, f"{entry.rows:,}", f"{entry.description} ({entry.licence})"]
             for entry in TASKS.values()
         ],
         left=True,
@@ -53,9 +53,12 @@ def metrics(context: typer.Context) -> None:
     print_table(
         context.obj.out,
         "Metrics; shares and scores are printed times 100",
-        ["metric", "range", "best", "what it is"],
+        ["metric", "what it is"],
         [
-            [entry.name, f"{entry.low:g} to {entry.high:g}", str(entry.ideal), entry.description]
+            [
+                entry.name,
+                f"{entry.description} {entry.low:g} to {entry.high:g}, best: {entry.ideal}.",
+            ]
             for entry in METRICS.values()
         ],
         left=True,

@@ -119,7 +119,10 @@ def _indented(text: str) -> str:
 
 
 def _entry(suffix: str, parts: tuple[Part, ...], about: str, *, file_order: bool) -> TaskEntry:
-    name = f"stereoset-choice{suffix}" + ("-file-order" if file_order else "")
+    # Short enough for a table of 80 columns.
+    name = f"stereoset-choice{suffix}"
+    if file_order:
+        name = name.removesuffix("sentence") + "-file-order"
     orders = "file order, as the study at UQAC" if file_order else "all six orders"
     return TaskEntry(
         name=name,

@@ -56,8 +56,8 @@ def measured(rows):
         kept = [(correct, gold) for condition, correct, gold in rows if condition in kinds]
         if kept:
             correct, gold = np.array(kept, dtype=float).T
-            shown[name] = round(100 * correct.mean(), 2)
-            shown[f"p_gold_{name}"] = round(100 * np.exp(gold).mean(), 2)
+            shown[name] = round(100 * float(correct.mean()), 2)
+            shown[f"p_gold_{name}"] = round(100 * float(np.exp(gold).mean()), 2)
     return shown
 
 

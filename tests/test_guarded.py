@@ -440,7 +440,13 @@ def fitting(model: LoadedModel, *, guard: Mapping[str, Any] | None = None) -> Fi
     overrides = {
         "attribution": {"instances": 8, "biased_option": "ambiguous", "instance_weight": "uniform"},
         "selection": {"n": 2},
-        "guard": {"candidates": 6, "screening_instances": 8, "instances": 16, **(guard or {})},
+        "guard": {
+            "proposals": "both",
+            "candidates": 6,
+            "screening_instances": 8,
+            "instances": 16,
+            **(guard or {}),
+        },
     }
     task = tiny.task(parts.find + parts.tune)
     return Fitting(model, task, parts, resolve(overrides))

@@ -175,13 +175,13 @@ class GuardConfig(_Section):
     """Guard -> largest loss that is accepted. `disambiguated`: accuracy in contexts that decide the
     answer (0.02 is two points). `gold_probability`: share of P(gold) lost per token in these
     contexts. The name or file of another choice task: its accuracy."""
-    proposals: Literal["both", "crispr", "effects"] = "both"
+    proposals: Literal["both", "crispr", "effects"] = "effects"
     """Where candidates come from: CRISPR's ranking, first-order effects on the objective, or both
     in turns."""
     factors: tuple[float, ...] = Field(default=(0.0, 2.0), min_length=1)
     """What first-order effects may propose to multiply a neuron by; CRISPR's neurons are removed as
     `patch` says."""
-    candidates: int = Field(default=40, ge=1)
+    candidates: int = Field(default=32, ge=1)
     """Neurons screened in each round."""
     screening_instances: int = Field(default=24, ge=1)
     """Instances of find and tune that candidates are screened with."""

@@ -59,9 +59,14 @@ def better(estimate: Record) -> bool | None:
     return bool(abs(estimate["patched"] - ideal) < abs(estimate["original"] - ideal))
 
 
+_LARGE = 100_000
+
+
 def _plain(number: float) -> str:
+    if abs(number) >= _LARGE:
+        return f"{number:.1e}"
     return f"{number:.2f}" if abs(number) >= 10 else f"{number:.3f}"
 
 
 def _signed(number: float) -> str:
-    return f"{number:+.2f}" if abs(number) >= 10 else f"{number:+.3f}"
+    return ("+" if number >= 0 else "") + _plain(number)

@@ -21,6 +21,9 @@ COLUMNS = (
 )
 """Metrics of the tables where they apply; all others stand in the JSON and CSV files."""
 
+_LARGE = 100_000
+"""From here on values are written with an exponent: the perplexity of a wrecked model."""
+
 Document = Mapping[str, Any]
 Numbers = Mapping[str, Any]
 
@@ -62,7 +65,7 @@ def number(metric: str, value: float | None, *, signed: bool = False) -> str:
     if METRICS[metric].unit in ("%", "points"):
         text = f"{100 * value:{sign}.1f}"
     else:
-        text = f"{value:{sign}.2f}"
+        text = f"{value:{sign}.2f}" if abs(value) < _LARGE else f"{value:{sign}.1e}"
     return text.lstrip("+-") if not float(text) else text
 
 

@@ -26,7 +26,9 @@ class Guarded:
     """Excise the neurons that measurably help, as long as nothing else is lost beyond a limit."""
 
     name: str = "guarded"
-    description: str = "CRISPR's neurons and others, each measured; damage stays within limits"
+    description: str = (
+        "neurons proposed by first-order effects, measured, kept within limits on damage"
+    )
     scores: NeuronScores | None = None
     """CRISPR's bias scores of the find split, where they are known already."""
 

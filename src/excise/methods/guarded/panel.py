@@ -150,7 +150,10 @@ def reading(said: Predictions) -> Reading:
 
 
 def joined(parts: Sequence[Reading], order: IntArray | None = None) -> Reading:
-    """Several readings as one, in the given order of their questions."""
+    """Several readings as one, in the given order of their questions; none is an empty one."""
+    if not parts:
+        nobody, nothing = np.zeros(0, dtype=np.bool_), np.zeros(0)
+        return Reading(nobody, nothing, nothing, nobody)
     columns = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("correct", "share", "gold", "decided")

@@ -108,7 +108,8 @@ class Guarded:
             "original": original.summary(),
             "guards": _guards(guard.max_loss, limits, search),
             "rejected": dict(search.rejected),
-            "cost": {**cost.described(), "seconds": round(time.monotonic() - began, 1)},
+            "cost": cost.described(),
+            "seconds": round(time.monotonic() - began, 1),
         }
         return Excision(self.name, patch, facts)
 

@@ -195,7 +195,7 @@ class GuardConfig(_Section):
     """Candidates that are measured on all instances."""
     neurons: int = Field(default=20, ge=1)
     """Neurons excised, at most."""
-    slack: float = Field(default=0.03, ge=0)
+    slack: float = Field(default=0.1, ge=0)
     """What a set may lose beyond the limits on the way, since later neurons can win it back; the
     result may not."""
     min_gain: float = Field(default=0.01, ge=0)

@@ -175,7 +175,7 @@ class GuardConfig(_Section):
     """Guard -> largest loss that is accepted. `disambiguated`: accuracy in contexts that decide the
     answer (0.02 is two points). `gold_probability`: share of P(gold) lost per token in these
     contexts. The name or file of another choice task: its accuracy."""
-    proposals: Literal["both", "crispr", "effects"] = "effects"
+    proposals: Literal["both", "crispr", "effects"] = "both"
     """Where candidates come from: CRISPR's ranking, first-order effects on the objective, or both
     in turns."""
     factors: tuple[float, ...] = Field(default=(0.0, 2.0), min_length=1)

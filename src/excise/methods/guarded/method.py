@@ -10,7 +10,7 @@ from typing import Any
 
 from excise.attribution import NeuronScores
 from excise.errors import ConfigError
-from excise.methods.crispr import ATTRIBUTION_WORK
+from excise.methods.crispr import ATTRIBUTION_WORK, located
 from excise.methods.guarded.guards import OtherTask, check_names, other_tasks, own_limits
 from excise.methods.guarded.panel import Panel, Reading, questions
 from excise.methods.guarded.proposals import Proposer
@@ -66,16 +66,8 @@ class Guarded:
         limits = own_limits(guard.max_loss, original) | {o.name: o.limit for o in others}
         judge = _Judge(loaded, panel, others)
         search = Search(judge, original, limits, min(sizes), guard)
-        proposer = Proposer(
-            loaded,
-            task,
-            config,
-            fitting.split.find,
-            asked,
-            fitting.seed,
-            cost.attributed,
-            self.scores,
-        )
+        ranking = None if guard.proposals == "effects" else self._ranking(fitting, cost)
+        proposer = Proposer(loaded, task, config, asked, cost.attributed, ranking)
         scores: dict[Move, float] = {}
         for number in range(guard.rounds):
             fitting.progress.stage(f"{task.name}: proposing neurons (round {number + 1})")
@@ -112,6 +104,15 @@ class Guarded:
             "seconds": round(time.monotonic() - began, 1),
         }
         return Excision(self.name, patch, facts)
+
+    def _ranking(self, fitting: Fitting, cost: _Cost) -> NeuronScores:
+        """CRISPR's scores: given, or those that other methods of this split use too."""
+        if self.scores is not None:
+            return self.scores
+        fitting.progress.stage(f"{fitting.task.name}: locating bias neurons")
+        scores = located(fitting)
+        cost.counts["attributed"] += scores.n_prompts
+        return scores
 
 
 @dataclass

@@ -12,12 +12,11 @@ from excise.attribution import NeuronScores, competing_sites
 from excise.attribution.effects import Effects, Question, effects, gold_log_likelihood, log_share
 from excise.config import RunConfig
 from excise.evaluation.choices import how_compared
-from excise.methods.crispr import locate
 from excise.methods.guarded.search import Move
 from excise.models import LoadedModel
 from excise.patches import factor_of
 from excise.selection import rank
-from excise.types import FloatArray, Instance, Neuron, Task
+from excise.types import FloatArray, Neuron, Task
 
 
 @dataclass(frozen=True)
@@ -27,24 +26,18 @@ class Proposer:
     loaded: LoadedModel
     task: Task
     config: RunConfig
-    find: Sequence[Instance]
-    """What CRISPR's ranking is made from."""
     questions: Sequence[Question]
     """What first-order effects are averaged over."""
-    seed: int
     advance: Callable[[int], None]
     scores: NeuronScores | None = None
-    """CRISPR's bias scores where they are known already."""
+    """CRISPR's bias scores, where they propose."""
 
     def first(self) -> dict[Move, float]:
         """Candidates for the unpatched model, best first, with the score of their neuron."""
         guard = self.config.guard
         lists = []
-        if guard.proposals in ("crispr", "both"):
-            scores = self.scores or locate(
-                self.loaded, self.task, self.find, self.config, seed=self.seed, advance=self.advance
-            )
-            lists.append(self._top({factor_of(self.config.patch): scores.by_module}))
+        if self.scores is not None:
+            lists.append(self._top({factor_of(self.config.patch): self.scores.by_module}))
         if guard.proposals in ("effects", "both"):
             lists.append(self.by_effects())
         return alternating(lists, guard.candidates)

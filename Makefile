@@ -9,7 +9,7 @@ ifeq ($(strip $(EXCISE_DATA)),)
 unexport EXCISE_DATA
 endif
 
-.PHONY: help setup demo test check unit clean
+.PHONY: help setup demo test check unit bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,9 @@ check: setup
 
 unit: setup
 	$(BIN)/pytest -n 2 --dist worksteal
+
+bench: setup ## speed and memory against lm-eval and the floor, to docs/benchmarks.md
+	$(BIN)/python -W ignore -m benchmarks
 
 clean: ## remove what `make` made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -69,17 +69,20 @@ def test_the_run_folder_is_whole(golden: Path) -> None:
 def test_what_a_run_prints(golden: Path) -> None:
     printed = (golden.parent / "stdout").read_text()
     assert "\x1b" not in printed
-    for column in ("original", "patched", "random control", "difference"):
+    for column in ("original", "patched", "random", "control", "difference"):
         assert column in printed
     assert len(HEADLINE) == 10
     for title in ("Accuracy, ambiguous", "Accuracy, disambiguated", "Bias score, ambiguous"):
         assert title in printed
     assert "Excised neurons: 12 of 448" in printed
-    assert printed.count("model.layers.") == 10
-    assert "Disambiguated contexts, beside it" in printed
+    assert printed.count("model.layers.") == 3
+    told = " ".join(printed.split())
+    assert " measures " in told.split("Accuracy, ambiguous")[0], "the verdict comes first"
+    assert "Where: " in told
     assert "rest on 4 question templates only" in printed
     assert "16 of 24 test instances were asked" in printed
-    assert printed.endswith(f"Run folder: {golden}\n")
+    assert len(printed.splitlines()) <= 40
+    assert printed.endswith(f"Report: {golden / 'report.html'}\nRun folder: {golden}\n")
     assert not FORBIDDEN.search(printed)
 
 
@@ -112,7 +115,7 @@ def test_several_tasks_are_pooled_and_united(llama: Path, tmp_path: Path) -> Non
     assert "All 2 tasks, each with its own patch" in result.stdout
     assert "under this union" in " ".join(result.stdout.split())
     assert "means over 2 trials" in " ".join(result.stdout.split())
-    lines = [line for line in result.stdout.splitlines() if "Run folder" not in line]
+    lines = [line for line in result.stdout.splitlines() if str(tmp_path) not in line]
     assert max(map(len, lines)) <= 60
     assert "second" in json.loads((tmp_path / "X" / "results.json").read_text())["results"]
 
@@ -243,8 +246,10 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
 
 
 def test_a_model_whose_layout_is_not_known(tmp_path: Path) -> None:
-    gpt2 = save(tmp_path / "gpt2", "gpt2")
-    assert_one_line(_run(gpt2, tmp_path / "X"), "Known: bert, bloom")
+    folder = save(tmp_path / "cohere")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "cohere"}))
+    assert_one_line(_run(folder, tmp_path / "X"), "Known: bart, bert, bloom")
 
 
 def test_a_quantised_model(llama: Path, tmp_path: Path) -> None:
@@ -352,9 +357,15 @@ def test_no_disk_space(
         raise error
 
     monkeypatch.setattr("excise.evidence.folder.save_file", full)
-    result = _run(llama, tmp_path / "X", "--n", 3)
+    out = tmp_path / "X"
+    result = _run(llama, out, "--n", 3)
     assert_one_line(result, "No space left on device")
-    assert list(tmp_path.iterdir()) == []
+    # What was finished is kept beside it, and nothing else.
+    assert {path.name for path in tmp_path.iterdir()} == {".X.parts", ".X.parts.jsonl"}
+    monkeypatch.undo()
+    again = excise("run", llama, *SMALL, *FAST, "--out", out, "--n", 3)
+    assert "going on after" in again.stderr
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_an_interrupt_after_writing_says_that_the_run_is_there(

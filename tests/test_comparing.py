@@ -177,7 +177,7 @@ def test_the_files(comparison: Any, tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         *(f"comparison.{ending}" for ending in ("json", "csv", "md", "tex")),
-        *("config.toml", "items.parquet", "pareto.svg"),
+        *("config.toml", "files.json", "items.parquet", "pareto.svg"),
     }
     assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == document
     svg = (tmp_path / "out" / "pareto.svg").read_text()

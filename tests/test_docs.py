@@ -272,6 +272,8 @@ SECTIONS = {
     "calibration": configuration.CalibrationConfig,
     "finetuning": configuration.FinetuningConfig,
     "guard": configuration.GuardConfig,
+    "dissection": configuration.DissectionConfig,
+    "statistics": configuration.StatisticsConfig,
     "without a section": configuration.RunConfig,
 }
 

@@ -20,7 +20,7 @@ from excise.config import RunConfig
 from excise.errors import OutputError
 from excise.evaluation import ask, predict
 from excise.evaluation.parts import joined, packed, parts, unpacked
-from excise.evidence import PartsFile, keeping, parts_path
+from excise.evidence import PartsFile, journal, keeping, parts_path
 from excise.measuring import measure, record
 from excise.metrics import CHOICE, METRICS
 from excise.patches import Patch
@@ -204,8 +204,10 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
     plain = excise(*common, "-o", tmp_path / "plain")
     assert plain.exit_code == 0, plain.output
     slow = textwrap.dedent("""
-        import time
+        import sys, time
         from excise.evaluation import asking
+        from excise.evidence import journal
+        journal._CODE = sys.argv.pop(1)  # as of the test, also where files have just been edited
         plain = asking.predict
         def slow(*arguments, **options):
             time.sleep(0.4)
@@ -216,7 +218,8 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
     """)
     out = tmp_path / "killed"
     process = subprocess.Popen(
-        [sys.executable, "-c", slow, *map(str, common), "-o", str(out)], stderr=subprocess.PIPE
+        [sys.executable, "-c", slow, journal._CODE, *map(str, common), "-o", str(out)],
+        stderr=subprocess.PIPE,
     )
     path = parts_path(out)
     deadline = time.monotonic() + 60

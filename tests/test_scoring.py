@@ -19,9 +19,12 @@ from excise.evaluation import predict
 from excise.evaluation.choices import byte_counts, likeliest, normalised
 from excise.models import LoadedModel
 from excise.scoring import EncodedPrompt, encode, prompt_text, scorer_for
+from excise.scoring.memory import Budget, budget
 from excise.scoring.plain import PlainScorer
 from excise.scoring.prefix_tree import PrefixTreeScorer
+from excise.scoring.rows import log_likelihoods
 from excise.scoring.seq2seq import Seq2SeqScorer
+from excise.scoring.tree import prefix_tree
 
 loaded = cache(tiny.loaded)
 
@@ -177,23 +180,70 @@ def test_the_company_of_a_prompt_changes_nothing(name: str) -> None:
 
 
 def test_each_model_gets_the_fastest_exact_engine() -> None:
-    engines = {name: type(scorer_for(loaded(name))) for name in tiny.ALL}
-    assert engines == {
+    engines = {
+        name: type(scorer_for(loaded(name))) for name in (*tiny.CAUSAL, "t5", "t5-gated", "mt5")
+    }
+    expected = {
         "llama": PrefixTreeScorer,
         "mistral": PrefixTreeScorer,
         "qwen2": PrefixTreeScorer,
-        "mistral-window": PlainScorer,
+        "mistral-window": PrefixTreeScorer,
         "bloom": PlainScorer,
         "t5": Seq2SeqScorer,
         "t5-gated": Seq2SeqScorer,
         "mt5": Seq2SeqScorer,
     }
+    assert {name: engines[name] for name in expected} == expected
 
 
-def test_qwen2_with_a_sliding_window_shares_nothing() -> None:
-    window = tiny.loaded("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=0)
-    assert isinstance(scorer_for(window), PlainScorer)
-    assert_scores(window, hard_items(), 90)
+@pytest.mark.parametrize("max_tokens", [30, 768])
+def test_windows_of_some_layers_are_followed_in_the_tree(max_tokens: int) -> None:
+    window = tiny.loaded("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    assert window.model.config.layer_types == ["full_attention", "sliding_attention"]
+    assert isinstance(scorer_for(window), PrefixTreeScorer)
+    assert_scores(window, hard_items(), max_tokens)
+
+
+def test_a_window_changes_the_scores() -> None:
+    # Otherwise the tests above would be of windows that nothing reaches beyond.
+    model = tiny.loaded("mistral-window")
+    with_window = scorer_for(model).score(hard_items())
+    model.model.config.sliding_window = None
+    assert scorer_for(model).score(hard_items())[0] != pytest.approx(with_window[0], abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("llama", "attn_logit_softcapping", 30.0),
+        ("llama", "layer_types", ["full_attention", "chunked_attention"]),
+        ("llama", "rope_parameters", {"rope_type": "dynamic", "factor": 2.0}),
+        ("llama", "rope_parameters", {"full_attention": {"rope_type": "longrope"}}),
+    ],
+)
+def test_what_a_tree_would_compute_wrongly_is_scored_plainly(
+    name: str, setting: str, value: Any
+) -> None:
+    model = tiny.loaded(name)
+    assert isinstance(scorer_for(model), PrefixTreeScorer)
+    setattr(model.model.config, setting, value)
+    assert isinstance(scorer_for(model), PlainScorer)
+
+
+def test_attention_that_cannot_be_replaced_is_scored_plainly() -> None:
+    model = tiny.loaded("llama")
+    model.model._supports_attention_backend = False
+    assert isinstance(scorer_for(model), PlainScorer)
+
+
+def test_positions_that_depend_on_the_length_would_be_wrong_in_a_tree() -> None:
+    # Why they are scored plainly: the longest prompt of a tree would rescale the others.
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0}
+    model = tiny.loaded("llama", rope_parameters=rope, max_position_embeddings=24)
+    items = hard_items()[:3]
+    assert isinstance(scorer_for(model), PlainScorer)
+    tree = PrefixTreeScorer(model, max_tokens=5000).score(items)
+    assert tree[2] != pytest.approx(naive(model, items[2]), abs=1e-3)
 
 
 def test_eager_attention_scores_the_same() -> None:
@@ -203,11 +253,236 @@ def test_eager_attention_scores_the_same() -> None:
     assert_scores(model, hard_items(), 90)
 
 
-def test_a_sliding_window_would_be_wrong_in_a_tree() -> None:
-    # Otherwise the fallback above would be tested on a model that does not need it.
-    model = loaded("mistral-window")
-    tree = PrefixTreeScorer(model, max_tokens=5000).score(hard_items())
-    assert tree[0] != pytest.approx(naive(model, hard_items()[0]), abs=1e-2)
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_a_model_gets_its_own_attention_back(kernel: str) -> None:
+    model = tiny.loaded("llama")
+    model.model.set_attn_implementation(kernel)
+    scorer_for(model).score(hard_items())
+    assert model.model.config._attn_implementation == kernel
+    with pytest.raises(IndexError):
+        scorer_for(model).score([EncodedPrompt((5, tiny.VOCABULARY), ((3,), (4,)))])
+    assert model.model.config._attn_implementation == kernel
+
+
+# What is computed.
+
+
+def token_embeddings(model: LoadedModel) -> list[torch.nn.Embedding]:
+    """All of them: the encoder's and the decoder's may be two modules that share weights."""
+    return [
+        module
+        for module in model.model.modules()
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings == tiny.VOCABULARY
+    ]
+
+
+class Counted:
+    """Tokens that go into a model and rows of logits that come out, while a test runs."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.tokens: list[int] = []
+        self.rows: list[int] = []
+        for embeddings in token_embeddings(model):
+            embeddings.register_forward_pre_hook(self._embed)
+        model.model.get_output_embeddings().register_forward_hook(self._score)
+
+    def _embed(self, _module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.tokens.append(inputs[0].numel())
+
+    def _score(self, _module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        self.rows.append(output.shape[:-1].numel())
+
+
+def distinct(items: list[EncodedPrompt]) -> tuple[int, int]:
+    """Distinct prefixes of all prompts with options, and those that predict an option's token."""
+    texts = [(item.prompt, option) for item in items for option in item.options]
+    prefixes = {(p + o[:-1])[:n] for p, o in texts for n in range(1, len(p) + len(o))}
+    predicting = {(p + o)[:n] for p, o in texts for n in range(len(p), len(p) + len(o))}
+    return len(prefixes), len(predicting)
+
+
+@pytest.mark.parametrize("max_tokens", [7, 64, 5000])
+def test_each_distinct_prefix_is_computed_once(max_tokens: int) -> None:
+    model = tiny.loaded("llama")
+    items = hard_items() + encode(model, tiny.task(), "P.", tiny.INSTANCES, end_token=True)
+    expected_tokens, expected_rows = distinct(items)
+    assert expected_tokens < sum(len(i.prompt) + len(o) - 1 for i in items for o in i.options) / 3
+    counted = Counted(model)
+    scorer_for(model, max_tokens=max_tokens).score(items)
+    assert sum(counted.tokens) == expected_tokens
+    assert max(counted.tokens) <= max_tokens
+    # A run that predicts nothing still has a row of logits.
+    silent = sum(rows == 1 for rows in counted.rows)
+    assert expected_rows <= sum(counted.rows) <= expected_rows + silent
+
+
+def test_the_tree_lists_nodes_in_preorder() -> None:
+    items = [
+        EncodedPrompt((5, 6), ((7, 8), (9,))),
+        EncodedPrompt((5, 6, 7), ((4,), (3, 3))),
+    ]
+    # 5 - 6 - 7 - 3: the option "7 8" begins as the longer prompt does.
+    tree = prefix_tree(items)
+    assert tree.tokens.tolist() == [5, 6, 7, 3]
+    assert tree.depths.tolist() == [0, 1, 2, 3]
+    assert tree.ends.tolist() == [4, 4, 4, 4]
+    scored = zip(tree.predicting, tree.targets, tree.prompts, tree.options, strict=True)
+    assert sorted((int(a), int(b), int(c), int(d)) for a, b, c, d in scored) == [
+        (1, 7, 0, 0),
+        (1, 9, 0, 1),
+        (2, 3, 1, 1),
+        (2, 4, 1, 0),
+        (2, 8, 0, 0),
+        (3, 3, 1, 1),
+    ]
+    assert tree.finished().tolist() == [2, 3]
+
+
+def test_a_run_ends_at_either_limit() -> None:
+    tree = prefix_tree([EncodedPrompt((5, 6, 7), ((1, 2, 3), (4, 4)))])
+    assert tree.tokens.tolist() == [5, 6, 7, 1, 2, 4]  # nodes 2 to 5 predict something
+    assert tree.cut(0, 4, 100) == 4
+    assert tree.cut(0, 100, 100) == 6
+    assert tree.cut(0, 100, 2) == 4
+    assert tree.cut(2, 100, 1) == 3
+    assert tree.cut(5, 100, 1) == 6
+
+
+@pytest.mark.parametrize("name", ["t5", "mt5"])
+def test_the_encoder_reads_a_prompt_once_and_the_decoder_a_beginning_once(name: str) -> None:
+    model = tiny.loaded(name)
+    prompt = (5, 6, 7, tiny.END)
+    items = [
+        EncodedPrompt(prompt, ((8, 9, tiny.END), (8, 10, tiny.END), (11, tiny.END))),
+        EncodedPrompt(prompt, ((8, 9, tiny.END), (tiny.END,))),
+        EncodedPrompt((3, 4, 6, tiny.END), ((8, tiny.END), (9, tiny.END))),
+    ]
+    assert_scores(model, items, 768)
+    counted, read = Counted(model), []
+    model.model.get_encoder().register_forward_pre_hook(
+        lambda _m, _a, inputs: read.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    scorer_for(model).score(items)
+    assert sum(read) == 8  # two distinct prompts of four tokens
+    # 8; the start token twice; behind it "8", "9", "11" of one token and "8 9", "8 10" of two.
+    assert sum(counted.tokens) == 8 + 2 + 3 + 2 * 2
+    # After the starts, after "8" and "11" of the first prompt, "8 9", "8 10"; "8", "9".
+    assert sum(counted.rows) == 2 + 4 + 2
+
+
+def test_texts_of_unlike_length_are_not_padded_to_each_other() -> None:
+    model = tiny.loaded("t5")
+    items = [
+        EncodedPrompt((5,) * n + (tiny.END,), ((8, tiny.END), (9, tiny.END)))
+        for n in (60, 20, 59, 21, 58)
+    ]
+    read: list[tuple[int, ...]] = []
+    model.model.get_encoder().register_forward_pre_hook(
+        lambda _m, _a, inputs: read.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    scorer_for(model, max_tokens=5000).score(items)
+    assert read == [(3, 61), (2, 22)]
+
+
+@pytest.mark.parametrize("name", ["bloom", "t5"])
+def test_rows_of_logits_are_those_that_are_scored(name: str) -> None:
+    model = tiny.loaded(name)
+    items = encode(model, tiny.task(), "Pick.", tiny.INSTANCES, end_token=False)
+    counted = Counted(model)
+    scorer_for(model).score(items)
+    assert sum(counted.rows) <= sum(len(o) for i in items for o in i.options)
+
+
+def test_log_likelihoods_of_rows_in_any_order() -> None:
+    logits = torch.randn(70, 11, generator=torch.Generator().manual_seed(0))
+    rows, targets = torch.tensor([69, 0, 33, 0, 32]), torch.tensor([1, 2, 3, 4, 10])
+    expected = [
+        float(logits[r].double().log_softmax(-1)[t]) for r, t in zip(rows, targets, strict=True)
+    ]
+    assert log_likelihoods(logits, rows, targets).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+# Memory.
+
+
+def test_the_memory_rule_by_hand() -> None:
+    model = loaded("llama")
+    # A token: (12 * 32 + 4 * 48) * 4 bytes = 2,304; a row of logits: 352 * (4 + 4) = 2,816.
+    assert budget(model, max_tokens=10_000, max_memory_mib=1) == Budget(
+        2**19 // 2304, 2**19 // 2816
+    )
+    assert budget(model, max_tokens=50, max_memory_mib=1).tokens == 50
+    assert budget(model, max_tokens=10_000, max_memory_mib=2) == Budget(
+        2**20 // 2304, 2**20 // 2816
+    )
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom", "t5"])
+def test_little_memory_changes_no_score(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("excise.scoring.memory._MIB", 2**13)
+    model = tiny.loaded(name)
+    items = encode(model, tiny.task(), "Pick.", tiny.INSTANCES, end_token=False)
+    expected = scorer_for(model).score(items)
+    counted = Counted(model)
+    scored = scorer_for(model, max_memory_mib=1).score(items)
+    # One row of logits fits: one option of a row, one prompt of an encoder.
+    assert max(counted.rows) <= (
+        1 if name == "llama" else max(len(o) for i in items for o in i.options)
+    )
+    for values, wanted in zip(scored, expected, strict=True):
+        assert values == pytest.approx(wanted, abs=1e-4)
+
+
+class Cramped:
+    """Makes a model run out of memory where more than so many tokens go in at once."""
+
+    def __init__(self, model: LoadedModel, tokens: int, error: Exception) -> None:
+        self.tokens, self.error = tokens, error
+        self.refused = 0
+        for embeddings in token_embeddings(model):
+            embeddings.register_forward_pre_hook(self._embed)
+
+    def _embed(self, _module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].numel() > self.tokens:
+            self.refused += 1
+            raise self.error
+
+
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:116] . DefaultCPUAllocator: can't allocate memory: you "
+        "tried to allocate 4000000 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["device", "cpu"])
+@pytest.mark.parametrize(("name", "fits"), [("llama", 20), ("bloom", 170), ("t5", 150)])
+def test_out_of_memory_goes_on_with_half(
+    name: str, fits: int, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny.loaded(name)
+    items = encode(model, tiny.task(), "Pick.", tiny.INSTANCES, end_token=False)
+    expected = scorer_for(model).score(items)
+    cramped = Cramped(model, fits, error)
+    finished: list[int] = []
+    scored = scorer_for(model, max_tokens=5000).score(items, finished.append)
+    assert cramped.refused > 0
+    assert sum(finished) == len(items)
+    for values, wanted in zip(scored, expected, strict=True):
+        assert values == pytest.approx(wanted, abs=1e-4)
+    assert "out of memory" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom", "t5"])
+def test_what_does_not_fit_alone_and_other_errors_come_through(name: str) -> None:
+    for error, words in ((ERRORS[0], "out of memory"), (RuntimeError("shapes differ"), "shapes")):
+        model = tiny.loaded(name)
+        cramped = Cramped(model, 0, error)
+        with pytest.raises(RuntimeError, match=words):
+            scorer_for(model).score(hard_items())
+        assert cramped.refused == 1 or words == "out of memory"
 
 
 # Token ids.

@@ -17,12 +17,13 @@ from tokenizers import (
     trainers,
 )
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     BertConfig,
     BertForMaskedLM,
     BloomConfig,
     BloomForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -44,6 +45,28 @@ from excise.types import Instance, Task
 CAUSAL = ("llama", "mistral", "mistral-window", "qwen2", "bloom")
 SEQ2SEQ = ("t5", "t5-gated", "mt5")
 ALL = CAUSAL + SEQ2SEQ
+FAMILIES = (
+    "bart",
+    "falcon",
+    "falcon-alibi",
+    "falcon-grouped",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gpt2",
+    "gpt_neox",
+    "gpt_neox-serial",
+    "gptj",
+    "olmo",
+    "olmo2",
+    "opt",
+    "phi3",
+    "phi3-window",
+    "qwen3",
+    "smollm3",
+    "umt5",
+)
+"""The other rows of the table of architectures, and their variants."""
 MASKED = ("bert", "roberta")
 
 PAD, END, BEGIN = 0, 1, 2
@@ -232,14 +255,146 @@ def model(name: str, *, seed: int = 0, **overrides: Any) -> Any:
         # Padding has the id 1, as in the published checkpoints: positions begin behind it.
         own = {"pad_token_id": 1, "type_vocab_size": 1}
         made = RobertaForMaskedLM(RobertaConfig(**masked | own | overrides))
-    elif name == "gpt2":
-        made = GPT2LMHeadModel(
-            GPT2Config(vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=1, n_head=2)
-        )
+    elif name in FAMILIES:
+        made = _family(name, **overrides)
     else:
         raise KeyError(name)
     _randomise(made, seed)
     return made.eval()
+
+
+_HEADS_ALIKE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "max_position_embeddings": 512,
+    "pad_token_id": PAD,
+    "eos_token_id": END,
+    "bos_token_id": BEGIN,
+}
+_GROUPED = {**_HEADS_ALIKE, "intermediate_size": FEED_FORWARD, "num_key_value_heads": KV_HEADS}
+_WINDOW = 6
+"""Tokens of a sliding window: far fewer than a prompt has."""
+_OWN: dict[str, dict[str, Any]] = {
+    "bart": {
+        "vocab_size": VOCABULARY,
+        "d_model": HIDDEN,
+        "encoder_layers": LAYERS,
+        "decoder_layers": LAYERS + 1,
+        "encoder_attention_heads": HEADS,
+        "decoder_attention_heads": HEADS,
+        "encoder_ffn_dim": FEED_FORWARD,
+        "decoder_ffn_dim": FEED_FORWARD + 8,
+        "max_position_embeddings": 256,
+        "pad_token_id": PAD,
+        "eos_token_id": END,
+        "bos_token_id": BEGIN,
+        "decoder_start_token_id": END,
+        "forced_eos_token_id": END,
+    },
+    "falcon": {**_HEADS_ALIKE, "ffn_hidden_size": FEED_FORWARD},
+    "falcon-alibi": {
+        **_HEADS_ALIKE,
+        "ffn_hidden_size": FEED_FORWARD,
+        "alibi": True,
+        "multi_query": False,
+        "parallel_attn": False,
+        "bias": True,
+    },
+    "falcon-grouped": {
+        **_HEADS_ALIKE,
+        "ffn_hidden_size": FEED_FORWARD,
+        "new_decoder_architecture": True,
+        "num_kv_heads": KV_HEADS,
+    },
+    "gemma": {**_GROUPED, "head_dim": 6, "hidden_activation": "gelu_pytorch_tanh"},
+    "gemma2": {
+        **_GROUPED,
+        "head_dim": 6,
+        "query_pre_attn_scalar": 6,
+        "sliding_window": _WINDOW,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+    },
+    "gemma3": {
+        **_GROUPED,
+        "head_dim": 6,
+        "query_pre_attn_scalar": 6,
+        "sliding_window": _WINDOW,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "gpt2": {
+        "vocab_size": VOCABULARY,
+        "n_embd": HIDDEN,
+        "n_layer": LAYERS,
+        "n_head": HEADS,
+        "n_inner": FEED_FORWARD,
+        "n_positions": 512,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "pad_token_id": PAD,
+        "eos_token_id": END,
+        "bos_token_id": BEGIN,
+    },
+    "gpt_neox": {**_HEADS_ALIKE, "intermediate_size": FEED_FORWARD},
+    "gpt_neox-serial": {
+        **_HEADS_ALIKE,
+        "intermediate_size": FEED_FORWARD,
+        "use_parallel_residual": False,
+    },
+    "gptj": {
+        "vocab_size": VOCABULARY,
+        "n_embd": HIDDEN,
+        "n_layer": LAYERS,
+        "n_head": HEADS,
+        "n_inner": FEED_FORWARD,
+        "n_positions": 512,
+        "rotary_dim": 4,
+        "pad_token_id": PAD,
+        "eos_token_id": END,
+        "bos_token_id": BEGIN,
+    },
+    "olmo": {**_GROUPED, "clip_qkv": 1.5},
+    "olmo2": _GROUPED,
+    "opt": {**_HEADS_ALIKE, "ffn_dim": FEED_FORWARD, "word_embed_proj_dim": 24},
+    "phi3": {**_GROUPED, "sliding_window": None},
+    "phi3-window": {**_GROUPED, "sliding_window": _WINDOW},
+    "qwen3": {**_GROUPED, "head_dim": 6},
+    "smollm3": {**_GROUPED, "no_rope_layers": [1, 0]},
+    "umt5": {
+        "vocab_size": VOCABULARY,
+        "d_model": HIDDEN,
+        "d_kv": 6,
+        "d_ff": FEED_FORWARD,
+        "num_layers": LAYERS,
+        "num_decoder_layers": LAYERS + 1,
+        "num_heads": HEADS,
+        "pad_token_id": PAD,
+        "eos_token_id": END,
+        "decoder_start_token_id": PAD,
+    },
+}
+
+
+def _family(name: str, **overrides: Any) -> Any:
+    """A model out of `FAMILIES`, by the classes that its type has in transformers."""
+    model_type = {"gemma3": "gemma3_text"}.get(name, name.partition("-")[0])
+    config = AutoConfig.for_model(model_type, **_OWN[name] | overrides)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return kind.from_config(config)
+
+
+_EMBEDDINGS = (
+    "shared",
+    "embed_tokens",
+    "word_embeddings",
+    "embed_in",
+    "embed_positions",
+    "wte",
+    "wpe",
+)
 
 
 @torch.no_grad()
@@ -248,10 +403,12 @@ def _randomise(made: Any, seed: int) -> None:
     for key, parameter in made.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if parameter.dim() == 1:
-            parameter.copy_(0.2 * noise if key.endswith("bias") else 1 + 0.2 * noise)
+            # Gemma's norms multiply by one more than their weights.
+            middle = 0 if key.endswith("bias") or type(made).__name__.startswith("Gemma") else 1
+            parameter.copy_(middle + 0.2 * noise)
         elif "relative_attention_bias" in key:
             parameter.copy_(noise)
-        elif key.rsplit(".", 2)[-2] in ("shared", "embed_tokens", "word_embeddings"):
+        elif key.rsplit(".", 2)[-2] in _EMBEDDINGS:
             parameter.copy_(0.6 * noise)
         else:
             # T5 does not scale queries by the head size, so attention stays soft with 0.7.
@@ -264,7 +421,7 @@ def loaded(name: str, *, seed: int = 0, kind: str | None = None, **overrides: An
         made = model(name, seed=seed, **overrides)
         return wrap(made, masked_tokenizer(name), name=f"tiny-{name}")
     default = {"llama": "bos", "mistral": "bos", "mistral-window": "bos"}
-    usual = "eos" if name in SEQ2SEQ else default.get(name, "bare")
+    usual = "eos" if name in (*SEQ2SEQ, "bart", "umt5") else default.get(name, "bare")
     return wrap(model(name, seed=seed, **overrides), tokenizer(kind or usual), name=f"tiny-{name}")
 
 

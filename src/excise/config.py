@@ -74,10 +74,11 @@ class SelectionConfig(_Section):
 
     n: int | Literal["auto"] = "auto"
     """A fixed number, or chosen on the tune split."""
-    search: Literal["grid", "golden_section"] = "grid"
-    """How the tune split is searched."""
+    search: Literal["grid", "racing", "golden_section"] = "grid"
+    """How the tune split is searched: every number of the grid in full, or a race among them, which
+    asks less than half as much (docs/scale.md); or the authors' search."""
     grid: tuple[int, ...] = (0, 1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200)
-    """Numbers of neurons tried by the grid."""
+    """Numbers of neurons tried."""
     golden_section: tuple[int, int, int] = (0, 500, 4)
     """Lowest n, highest n and tolerance of the golden-section search (the authors' code)."""
     trials: Literal["separate", "average"] = "separate"
@@ -127,7 +128,10 @@ class ScoringConfig(_Section):
     max_new_tokens: int = Field(default=16, ge=1)
     """Length of generated answers."""
     max_tokens: int = Field(default=768, ge=1)
-    """Tokens forwarded at once; bounds memory, changes nothing else."""
+    """Tokens forwarded at once, at most; changes nothing but speed and memory."""
+    max_memory_mib: int = Field(default=1024, ge=1)
+    """Memory for activations and logits beside the weights; fewer tokens are forwarded at once
+    where it asks for that."""
 
 
 class ContinuationConfig(_Section):
@@ -215,6 +219,28 @@ class GuardConfig(_Section):
         return self
 
 
+class DissectionConfig(_Section):
+    """How excised neurons are examined (docs/dissection.md)."""
+
+    resamples: int = Field(default=500, ge=1)
+    """Resamples of find instances and instructions, as many again of templates."""
+    neurons: int = Field(default=50, ge=1)
+    """Neurons that are measured one by one and looked at per token: those of the highest scores."""
+    objective: Literal["auto", "accuracy", "log_share"] = "auto"
+    """What the smallest set must keep on the tune split: accuracy, or the mean log share of the
+    gold option in nats. `auto`: what the run's method maximised."""
+    tolerance: float = Field(default=0.01, ge=0)
+    """How much of the objective the smallest set may lose."""
+    tune_instances: int | None = Field(default=None, ge=1)
+    """Tune instances asked; as many as the run's own by default."""
+    tune_instructions: int | None = Field(default=None, ge=1)
+    """Instructions under which they are asked; the run's by default."""
+    evaluations: int = Field(default=400, ge=1)
+    """Sets of neurons that the search for the smallest one may measure, at most."""
+    memory: int = Field(default=200, ge=1)
+    """Megabytes of scores per prompt; neurons that do not fit are left out, lowest scores first."""
+
+
 class FinetuningConfig(_Section):
     """How a model is fine-tuned; what is None is the method's own (docs/finetuning.md)."""
 
@@ -269,6 +295,20 @@ class FinetuningConfig(_Section):
     """Measurements in a row without a better step before training stops."""
 
 
+class StatisticsConfig(_Section):
+    """How differences are judged (docs/statistics.md)."""
+
+    level: float = Field(default=0.95, gt=0.5, lt=1)
+    """Coverage of intervals; a corrected p-value of at most 1 - level is significant."""
+    margin: float = Field(default=0.02, ge=0)
+    """Largest loss that counts as none: a share or score (0.02 is two points); for metrics without
+    a fixed range, as perplexity, a share of the original's value."""
+    correction: Literal["holm", "none"] = "holm"
+    """Correction for the number of tests: over all tasks and metrics of a run, or none."""
+    power: float = Field(default=0.8, ge=0.5, lt=1)
+    """Probability with which the smallest detectable change would be shown."""
+
+
 class Preset(_Section):
     """Everything that a preset decides."""
 
@@ -280,7 +320,9 @@ class Preset(_Section):
     calibration: CalibrationConfig = CalibrationConfig()
     finetuning: FinetuningConfig = FinetuningConfig()
     guard: GuardConfig = GuardConfig()
+    dissection: DissectionConfig = DissectionConfig()
     patch: PatchConfig = PatchConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
     split_by: Literal["template", "example"] = "template"
     split_seed: int = Field(default=0, ge=0)
     """Decides the test split; trials draw find and tune anew from the rest."""
@@ -340,6 +382,11 @@ class RunConfig(Preset):
     model: str | None = None
     """Hub id, local folder or GGUF file; None is the embedded default."""
     revision: str | None = None
+    neurons: str | None = None
+    """Models that the table of architectures lacks: regular expression over the names of linear
+    maps that hold neurons, with a group `layer` (docs/add-an-architecture.md)."""
+    no_neurons: str | None = None
+    """The same for those that hold none, besides the language-model head."""
     tasks: tuple[str, ...] = ("bbq-age",)
     method: str = "crispr"
     """How `run` finds its patch: a method of `excise ls methods` that excises neurons."""
@@ -351,6 +398,18 @@ class RunConfig(Preset):
     apply_chat_template: Literal["auto", "yes", "no"] = "auto"
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples of question templates."""
+
+    @model_validator(mode="after")
+    def _check_sublayers(self) -> RunConfig:
+        described = self.neurons is not None and not any(
+            f"(?P<{group}>" in self.neurons
+            for group in ("self_attention", "cross_attention", "feed_forward")
+        )
+        if described and self.attribution.modules != "all":
+            raise ValueError(
+                "attribution.modules needs groups self_attention and feed_forward in neurons"
+            )
+        return self
 
 
 _COUNTS = (
@@ -392,6 +451,22 @@ def to_toml(config: RunConfig) -> str:
         inner = values[section] if section else values
         inner[name] = inner[name] or "all"
     return tomli_w.dumps(_without_none(values))
+
+
+def read_record(values: Mapping[str, Any], file: Path) -> RunConfig:
+    """The configuration that a record holds; options that it does not name have their defaults.
+
+    Args:
+        values: what `model_dump(mode="json")` gave when the record was written.
+        file: the record, for the error.
+
+    Raises:
+        ConfigError: an option that is not known or has a wrong value.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, file)) from error
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

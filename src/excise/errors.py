@@ -15,7 +15,8 @@ exits with code 2; anything that is not an `ExciseError` keeps its traceback.
     ├── NonFiniteError                 NaN or infinity where a number must be
     ├── PatchError                     a patch is malformed or does not fit the model
     │   └── PatchMismatchError         a patch belongs to another model
-    └── OutputError                    an output folder is not ours, or cannot be written
+    ├── OutputError                    an output folder is not ours, or cannot be written
+    └── RunFolderError                 a folder to be read is no run folder, or is damaged
 """
 
 from __future__ import annotations
@@ -80,3 +81,7 @@ class PatchMismatchError(PatchError):
 
 class OutputError(ExciseError):
     """An output folder exists and is not ours, or cannot be written."""
+
+
+class RunFolderError(ExciseError):
+    """A folder to be read is no run folder, is of a newer version, or is damaged."""

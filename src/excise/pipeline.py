@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -9,16 +11,19 @@ from typing import Any
 
 from excise.config import RunConfig
 from excise.errors import ConfigError
+from excise.evaluation import ArrayJournal
 from excise.evidence import RunFolder
 from excise.methods import ATTRIBUTION_WORK, method_named, random_patch
 from excise.metrics import metrics_of
 from excise.models import LoadedModel, load, wrap
+from excise.patches import Patch, lora_if_possible
 from excise.progress import Progress, Silent
-from excise.questioning import TestQuestions
+from excise.questioning import TestQuestions, weights_unchanged
+from excise.report.writing import write_report
 from excise.results import RunResult, TaskResult, TrialResult
 from excise.tasks import load_task
 from excise.trials import excise_trials
-from excise.types import AnyTask, Task
+from excise.types import AnyTask, Predictions, Task
 
 
 def run(
@@ -36,7 +41,8 @@ def run(
         model: an already loaded `PreTrainedModel`, instead of `config.model`. Its weights are
             changed meanwhile and come back bit for bit.
         tokenizer: its tokenizer.
-        out: the run folder to write; nothing is written by default.
+        out: the run folder to write; nothing is written by default. Interrupted, even by a kill,
+            the same call goes on where it stopped.
         progress: who watches.
 
     Raises:
@@ -45,35 +51,53 @@ def run(
     config, progress = config or RunConfig(), progress or Silent()
     method_named(config.method)  # an unknown one is refused before anything is loaded
     folder = RunFolder.prepare(Path(out)) if out else None
-    tasks = choice_tasks(config)
-    progress.stage("loading the model")
-    loaded = load_model(config, model, tokenizer)
-    progress.plan(sum(work(config, task) for task in tasks))
-    results = tuple(run_task(loaded, task, config, progress) for task in tasks)
-    patch = reduce(or_, (result.best.patch for result in results))
-    if len(tasks) > 1:
-        results = tuple(
-            result.with_union(TestQuestions.of(task, config).ask(loaded, patch, progress))
-            for result, task in zip(results, tasks, strict=True)
+    with folder.resuming(progress) if folder else nullcontext() as journal:
+        tasks = choice_tasks(config)
+        progress.stage("loading the model")
+        loaded = load_model(config, model, tokenizer)
+        progress.plan(sum(work(config, task) for task in tasks))
+        results = tuple(run_task(loaded, task, config, progress, journal) for task in tasks)
+        patch = reduce(or_, (result.best.patch for result in results))
+        if len(tasks) > 1:
+            results = tuple(
+                result.with_union(
+                    TestQuestions.of(task, config).ask(loaded, patch, progress, journal=journal)
+                )
+                for result, task in zip(results, tasks, strict=True)
+            )
+        result = RunResult(
+            config,
+            loaded.name,
+            loaded.digest,
+            loaded.n_neurons,
+            results,
+            patch,
+            weights_unchanged(loaded, patch),
         )
-    result = RunResult(config, loaded.name, loaded.digest, loaded.n_neurons, results, patch)
-    if folder:
-        folder.write(result)
+        if folder:
+            folder.write(result, lora_if_possible(loaded, patch))
+            write_report(folder.path)
     return result
 
 
-def run_task(loaded: LoadedModel, task: Task, config: RunConfig, progress: Progress) -> TaskResult:
+def run_task(
+    loaded: LoadedModel,
+    task: Task,
+    config: RunConfig,
+    progress: Progress,
+    journal: ArrayJournal | None = None,
+) -> TaskResult:
     """All trials of one task; the test split is the same in each, and read last."""
-    found = excise_trials(loaded, task, config, progress)
+    found = excise_trials(loaded, task, config, progress, journal)
     progress.stage(f"{task.name}: asking original, patched and random controls")
     test = TestQuestions.of(task, config)
-    original = test.ask(loaded, None, progress)
+
+    def answers(patch: Patch) -> Predictions:
+        return test.ask(loaded, patch, progress, original, journal)
+
+    original = test.ask(loaded, None, progress, journal=journal)
     trials = []
     for trial, (split, fitted) in enumerate(found):
-        draws = (
-            random_patch(loaded, fitted.patch, seed=1000 * (config.seed + trial) + draw)
-            for draw in range(config.controls)
-        )
         trials.append(
             TrialResult(
                 number=trial,
@@ -83,8 +107,8 @@ def run_task(loaded: LoadedModel, task: Task, config: RunConfig, progress: Progr
                 curve=fitted.curve,
                 facts=fitted.facts,
                 original=original,
-                patched=test.ask(loaded, fitted.patch, progress, original),
-                controls=tuple(test.ask(loaded, draw, progress, original) for draw in draws),
+                patched=answers(fitted.patch),
+                controls=tuple(map(answers, controls(loaded, fitted.patch, config, trial))),
             )
         )
     return TaskResult(
@@ -94,7 +118,14 @@ def run_task(loaded: LoadedModel, task: Task, config: RunConfig, progress: Progr
         data_digest=task.digest,
         metrics=tuple(metric.name for metric in metrics_of(task)),
         trials=tuple(trials),
+        prompt_format=task.prompt_format,
     )
+
+
+def controls(loaded: LoadedModel, patch: Patch, config: RunConfig, trial: int) -> Iterator[Patch]:
+    """The random controls of one trial's patch, each drawn when it is asked for."""
+    for draw in range(config.controls):
+        yield random_patch(loaded, patch, seed=1000 * (config.seed + trial) + draw)
 
 
 def choice_tasks(config: RunConfig) -> list[Task]:
@@ -139,13 +170,21 @@ def load_tasks(config: RunConfig) -> list[AnyTask]:
 def load_model(config: RunConfig, model: Any = None, tokenizer: Any = None) -> LoadedModel:
     """The configured model, or the given one."""
     if model is not None:
-        return wrap(model, tokenizer, apply_chat_template=config.apply_chat_template)
+        return wrap(
+            model,
+            tokenizer,
+            apply_chat_template=config.apply_chat_template,
+            neurons=config.neurons,
+            no_neurons=config.no_neurons,
+        )
     return load(
         config.model,
         dtype=config.dtype,
         device=config.device,
         revision=config.revision,
         apply_chat_template=config.apply_chat_template,
+        neurons=config.neurons,
+        no_neurons=config.no_neurons,
     )
 
 
@@ -155,6 +194,8 @@ def work(config: RunConfig, task: Task) -> int:
     asked = len(test.instances) * len(test.instructions)
     selection = config.selection
     steps = 0 if isinstance(selection.n, int) else len(selection.grid)
+    if selection.search == "racing":
+        steps = -(-steps // 2)
     tune = min(selection.tune_instances or 10**9, len(task.instances) // 4)
     tune *= min(selection.tune_instructions or 10**9, len(task.instructions))
     find = config.attribution.instances * min(

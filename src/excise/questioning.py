@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 from excise.config import RunConfig
-from excise.evaluation import predict
-from excise.models import LoadedModel
+from excise.evaluation import Journal, ask
+from excise.models import LoadedModel, weights_digest
 from excise.patches import Patch
 from excise.progress import Progress
 from excise.splits import sample, split_instances
@@ -38,17 +37,40 @@ class TestQuestions:
         patch: Patch | None,
         progress: Progress,
         original: Predictions | None = None,
+        journal: Journal | None = None,
     ) -> Predictions:
-        """The answers under a patch; an empty patch changes nothing, so `original` serves."""
+        """The answers under a patch; an empty patch changes nothing, so `original` serves.
+
+        With a journal, parts that it holds are not asked again.
+        """
         if original is not None and not patch:
             progress.advance(original.choice.size)
             return original
-        with patch.applied(loaded) if patch else nullcontext():
-            return predict(
-                loaded,
-                self.task,
-                self.instances,
-                self.config.scoring,
-                instructions=self.instructions,
-                advance=progress.advance,
-            )
+        answers = ask(
+            loaded,
+            self.task,
+            self.instances,
+            self.config,
+            patch=patch or None,
+            instructions=self.instructions,
+            journal=journal,
+            advance=progress.advance,
+        )
+        assert isinstance(answers, Predictions)  # the task is a choice
+        return answers
+
+
+def weights_unchanged(loaded: LoadedModel, patch: Patch, *, force: bool = False) -> bool:
+    """Whether a patch leaves every weight as it is: it is empty, or its rows are zero already.
+
+    Such a patch gives the same model again, and a comparison would show nothing.
+
+    Args:
+        loaded: the unpatched model.
+        patch: what would be applied.
+        force: accept other weights than the patch was made on.
+    """
+    if all(factor == 1.0 for factor in patch.by_neuron.values()):
+        return True
+    with patch.applied(loaded, force=force):
+        return weights_digest(loaded.model) == loaded.digest

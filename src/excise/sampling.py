@@ -190,16 +190,16 @@ def _rows(
     rows = []
     encoded = loaded.tokenizer(stripped).input_ids if stripped else []
     for prompt, (id, tokens) in enumerate(zip(ids, encoded, strict=True)):
-        if not loaded.encoder_decoder:
+        closed = len(tokens) > 1 and tokens[-1] == loaded.tokenizer.eos_token_id
+        if closed and not loaded.encoder_decoder:
             # Some tokenizers close every text, after which there is nothing to continue.
-            if len(tokens) > 1 and tokens[-1] == loaded.tokenizer.eos_token_id:
-                tokens = tokens[:-1]
-            length = len(tokens) + config.max_new_tokens
-            if limit and length > limit:
-                raise ConfigError(
-                    f"prompt {id!r} needs {length} tokens with its continuation, but "
-                    f"{loaded.name!r} has {limit} positions; lower max_new_tokens."
-                )
+            tokens = tokens[:-1]
+        length = loaded.positions_for(len(tokens), config.max_new_tokens)
+        if limit and length > limit:
+            raise ConfigError(
+                f"prompt {id!r} needs {length} tokens with its continuation, but "
+                f"{loaded.name!r} has {limit} positions; lower max_new_tokens."
+            )
         rows += [_Row(prompt, id, k, tuple(tokens)) for k in range(config.continuations)]
     return rows
 

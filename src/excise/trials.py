@@ -5,6 +5,7 @@ from __future__ import annotations
 from excise.attribution import average
 from excise.config import RunConfig
 from excise.errors import ConfigError
+from excise.evaluation import ArrayJournal
 from excise.evidence import provenance
 from excise.methods import (
     ATTRIBUTION_WORK,
@@ -22,9 +23,15 @@ from excise.types import Split, Task
 
 
 def excise_trials(
-    loaded: LoadedModel, task: Task, config: RunConfig, progress: Progress
+    loaded: LoadedModel,
+    task: Task,
+    config: RunConfig,
+    progress: Progress,
+    journal: ArrayJournal | None = None,
 ) -> list[tuple[Split, Excision]]:
     """Fit the configured method in every trial; one trial where their scores are averaged.
+
+    With a journal, what an interrupted call has finished is not done again.
 
     Raises:
         ConfigError: a method that gives no patch, or averaged scores of another than CRISPR.
@@ -34,7 +41,7 @@ def excise_trials(
         for trial in range(config.trials)
     ]
     if config.selection.trials == "average":
-        return [_averaged(loaded, task, splits, config, progress)]
+        return [_averaged(loaded, task, splits, config, progress, journal)]
     method = method_named(config.method)
     found = []
     for trial, split in enumerate(splits):
@@ -48,6 +55,7 @@ def excise_trials(
                 seed=config.seed + trial,
                 provenance=provenance(config, task, split, trial),
                 progress=progress,
+                journal=journal,
             )
         )
         if not isinstance(fitted, Excision):
@@ -60,7 +68,12 @@ def excise_trials(
 
 
 def _averaged(
-    loaded: LoadedModel, task: Task, splits: list[Split], config: RunConfig, progress: Progress
+    loaded: LoadedModel,
+    task: Task,
+    splits: list[Split],
+    config: RunConfig,
+    progress: Progress,
+    journal: ArrayJournal | None,
 ) -> tuple[Split, Excision]:
     """One ranking by the mean of the trials' scores (the authors' code)."""
     if config.method != "crispr":
@@ -79,6 +92,7 @@ def _averaged(
                 config,
                 seed=config.seed + trial,
                 advance=lambda prompts: progress.advance(prompts * ATTRIBUTION_WORK),
+                journal=journal,
             )
         )
     progress.stage(f"{task.name}: choosing how many")
@@ -92,5 +106,6 @@ def _averaged(
         seed=config.seed,
         provenance=provenance(config, task, splits[0], 0),
         advance=progress.advance,
+        journal=journal,
     )
     return splits[0], excision("crispr", choice, mean)

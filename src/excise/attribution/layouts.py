@@ -47,9 +47,24 @@ def layout_for(
     """The layout that shares most for this model."""
     if loaded.encoder_decoder:
         return Seq2SeqLayout(loaded, batch, config)
-    if loaded.branches:
+    if loaded.branches and _takes_masks(loaded):
         return BranchLayout(loaded, batch, config)
     return RowLayout(loaded, batch, config)
+
+
+def _takes_masks(loaded: LoadedModel) -> bool:
+    """Whether a mask of ours alone decides what is attended to.
+
+    Flash kernels take no mask, eager ones add what they are given, so that a boolean mask would
+    forbid nothing; and our mask would replace a model's windows.
+    """
+    config = loaded.model.config
+    windows = getattr(config, "sliding_window", None) is not None and getattr(
+        config, "use_sliding_window", True
+    )
+    layers = set(getattr(config, "layer_types", None) or ())
+    kernel = getattr(config, "_attn_implementation", "eager")
+    return kernel == "sdpa" and not windows and layers <= {"full_attention"}
 
 
 class BranchLayout:
@@ -104,18 +119,21 @@ class BranchLayout:
             logits_to_keep=torch.arange(self._prompt - 1, width, device=device),
         ).logits
         scored = logits.float().log_softmax(-1)
-        return [self._tokens(scored[row], item) for row, item in enumerate(self._batch)]
-
-    def _tokens(self, scored: torch.Tensor, item: EncodedPrompt) -> torch.Tensor:
-        longest = max(map(len, item.options))
-        rows = []
-        for start, option in zip(self._starts(item), item.options, strict=True):
-            first = start - self._prompt + 1
-            # The last prompt token predicts the first option token, the branch the others.
-            columns = [0, *range(first, first + len(option) - 1)]
-            values = scored[columns, list(option)]
-            rows.append(torch.nn.functional.pad(values, (0, longest - len(option))))
-        return torch.stack(rows)
+        # One look-up for all rows: each would write a gradient of the whole tensor.
+        owners: list[int] = []
+        columns: list[int] = []
+        targets: list[int] = []
+        sizes: list[int] = []
+        for row, item in enumerate(self._batch):
+            for start, option in zip(self._starts(item), item.options, strict=True):
+                first = start - self._prompt + 1
+                # The last prompt token predicts the first option token, the branch the others.
+                columns += [0, *range(first, first + len(option) - 1)]
+                owners += [row] * len(option)
+                targets += option
+                sizes.append(len(option))
+        values = iter(torch.split(scored[owners, columns, targets], sizes))
+        return [_stacked([next(values) for _ in item.options]) for item in self._batch]
 
     def positions(self, site: Site, chosen: Sequence[int]) -> torch.Tensor:
         """Prompt and answer tokens that count, [prompts, tokens]."""
@@ -228,6 +246,12 @@ class Seq2SeqLayout:
             copies[:] = copies.sum(dim=0, keepdim=True)
             row += len(item.options)
         return gradient
+
+
+def _stacked(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """[options, longest option], zero where an option has no token."""
+    longest = max(map(len, values))
+    return torch.stack([torch.nn.functional.pad(row, (0, longest - len(row))) for row in values])
 
 
 def _mark(

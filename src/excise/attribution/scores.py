@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn, Protocol
 
 import numpy as np
 import torch
 
+from excise import parallel
 from excise.attribution.layouts import Layout, layout_for
 from excise.attribution.objective import Objectives, counts, objectives
 from excise.attribution.recorder import Recorder, recording, reduce_tokens
@@ -33,6 +36,18 @@ class NeuronScores:
     """Number of (instance, instruction) pairs that took part."""
 
 
+class Sums(Protocol):
+    """Keeps the sums over the instructions done so far, so that a kill costs one instruction."""
+
+    def load(self) -> tuple[int, FloatArray, int] | None:
+        """How many instructions were done, [all neurons] sums, and prompts that counted."""
+        ...
+
+    def save(self, instructions: int, total: FloatArray, n_prompts: int) -> None:
+        """Keep them durably, in place of earlier ones."""
+        ...
+
+
 def attribute(
     loaded: LoadedModel,
     task: Task,
@@ -42,6 +57,7 @@ def attribute(
     instructions: Sequence[str] | None = None,
     end_token: bool = False,
     advance: Callable[[int], None] | None = None,
+    sums: Sums | None = None,
 ) -> NeuronScores:
     """Score every neuron by what it adds to the biased option beyond the correct one.
 
@@ -58,6 +74,7 @@ def attribute(
         instructions: the task's own by default, cut to `config.instructions`.
         end_token: as in scoring.
         advance: called with the number of prompts just finished.
+        sums: of an interrupted call with the same arguments; instructions done are not done again.
 
     Raises:
         ConfigError: float16, no instance that counts, or no neuron that competes.
@@ -70,21 +87,41 @@ def attribute(
     chosen = competing_sites(loaded, config)
     asked = list(instructions if instructions is not None else task.instructions)
     asked = asked[: config.instructions]
-    total = {site.module: np.zeros(site.size) for site in chosen}
-    n_prompts = 0
+    total = np.zeros(sum(site.size for site in chosen))
+    done, n_prompts = 0, 0
+    if sums is not None and (kept := sums.load()) is not None:
+        done, total, n_prompts = kept
     with (
         packed_linears(loaded.model, gradients=True),
         recording(loaded, chosen, config) as recorder,
     ):
-        for instruction in asked:
-            encoded = encode(loaded, task, instruction, instances, end_token=end_token)
-            for batch in _batches(list(zip(instances, encoded, strict=True)), config.batch_size):
-                terms = _attribute_batch(loaded, recorder, chosen, batch, config)
-                n_prompts += terms.n_prompts
-                for module, values in terms.scores.items():
-                    total[module] += values
+        # As many instructions at once as there are processes, so that shares come out even.
+        for start in range(0, len(asked), parallel.size()):
+            group = asked[start : start + parallel.size()]
+            if start + len(group) <= done:
                 if advance:
-                    advance(len(batch))
+                    advance(len(group) * len(instances))
+                continue
+            batches = [
+                batch
+                for instruction in group[max(done - start, 0) :]
+                for batch in _batches(
+                    instances,
+                    encode(loaded, task, instruction, instances, end_token=end_token),
+                    config,
+                )
+            ]
+            mine = batches[parallel.rank() :: parallel.size()]
+            shares = parallel.together(
+                partial(_attribute_share, loaded, recorder, chosen, mine, config, advance)
+            )
+            for share in shares:
+                total += share.scores
+                n_prompts += share.n_prompts
+            if advance and len(mine) < len(batches):
+                advance(sum(map(len, batches)) - sum(map(len, mine)))
+            if sums is not None:
+                sums.save(start + len(group), total, n_prompts)
     if n_prompts == 0:
         raise ConfigError(
             f"no find instance counts with biased_option = {config.biased_option!r}; "
@@ -93,7 +130,7 @@ def attribute(
     # The mean over instructions of the sum over instances, divided by the number of instances as in
     # the authors' code; a constant factor leaves the ranking alone.
     scale = 1.0 / (len(asked) * len(instances))
-    return NeuronScores({name: values * scale for name, values in total.items()}, n_prompts)
+    return NeuronScores(_by_module(total * scale, chosen), n_prompts)
 
 
 def average(trials: Sequence[NeuronScores]) -> NeuronScores:
@@ -111,6 +148,10 @@ def competing_sites(loaded: LoadedModel, config: AttributionConfig) -> tuple[Sit
     Raises:
         ConfigError: the options leave none.
     """
+    if config.modules != "all" and any(site.sublayer == "unnamed" for site in loaded.sites):
+        raise ConfigError(
+            "attribution.modules needs groups self_attention and feed_forward in --neurons."
+        )
     low, high = config.layers or (0, 10**9)
     wanted = [
         site
@@ -137,13 +178,44 @@ def competing_sites(loaded: LoadedModel, config: AttributionConfig) -> tuple[Sit
 
 @dataclass(frozen=True)
 class _BatchScores:
-    scores: dict[str, FloatArray]
+    scores: FloatArray
+    """[all neurons] in the order of their modules."""
     n_prompts: int
 
 
-def _batches(pairs: Pairs, size: int) -> Iterator[Pairs]:
-    for start in range(0, len(pairs), size):
-        yield pairs[start : start + size]
+def _by_module(flat: FloatArray, chosen: Sequence[Site]) -> dict[str, FloatArray]:
+    ends = np.cumsum([site.size for site in chosen])[:-1]
+    return {site.module: values for site, values in zip(chosen, np.split(flat, ends), strict=True)}
+
+
+def _batches(
+    instances: Sequence[Instance], encoded: Sequence[EncodedPrompt], config: AttributionConfig
+) -> Iterator[Pairs]:
+    """Prompts of similar length together, except where the batches decide the result."""
+    pairs = list(zip(instances, encoded, strict=True))
+    if config.order != "batch":
+        pairs.sort(key=lambda pair: len(pair[1].prompt))
+    for start in range(0, len(pairs), config.batch_size):
+        yield pairs[start : start + config.batch_size]
+
+
+def _attribute_share(
+    loaded: LoadedModel,
+    recorder: Recorder,
+    chosen: Sequence[Site],
+    batches: Sequence[Pairs],
+    config: AttributionConfig,
+    advance: Callable[[int], None] | None,
+) -> _BatchScores:
+    """The sum over some batches."""
+    total, n_prompts = np.zeros(sum(site.size for site in chosen)), 0
+    for batch in batches:
+        terms = _attribute_batch(loaded, recorder, chosen, batch, config)
+        total += terms.scores
+        n_prompts += terms.n_prompts
+        if advance:
+            advance(len(batch))
+    return _BatchScores(total, n_prompts)
 
 
 def _attribute_batch(
@@ -161,9 +233,9 @@ def _attribute_batch(
         likelihoods = layout.log_likelihoods()
         lengths = [[len(option) for option in item.options] for item in items]
         goal = objectives(likelihoods, lengths, instances, config)
-        biased = _backward(recorder, layout, goal, goal.biased, instances, keep=True)
+        biased = _backward(recorder, chosen, layout, goal, goal.biased, instances, keep=True)
         tokens = dict(recorder.per_token)
-        gold = _backward(recorder, layout, goal, goal.gold, instances, keep=False)
+        gold = _backward(recorder, chosen, layout, goal, goal.gold, instances, keep=False)
         gold_tokens = dict(recorder.per_token)
         recorder.clear()
     counted = torch.tensor(
@@ -172,52 +244,63 @@ def _attribute_batch(
     alpha = goal.weight(config) * counted
     first = alpha * goal.factor(goal.biased, config)
     second = alpha * goal.factor(goal.gold, config)
-    scores: dict[str, FloatArray] = {}
-    for site in chosen:
-        if config.order == "subtract_then_max":
-            difference = _subtracted(
-                tokens[site.module], gold_tokens[site.module], first, second, config
-            )
-            scores[site.module] = difference.sum(dim=0).numpy()
-            continue
-        weighted = first[:, None] * biased[site.module]
-        skill = second[:, None] * gold[site.module]
-        if config.order == "batch":
-            # The authors' code: both terms summed over the batch, then the skill term clamped, so
-            # that the score depends on the batch size.
-            value = weighted.sum(dim=0) - config.skill_weight * skill.sum(dim=0).clamp(min=0)
-        else:
-            value = (weighted - config.skill_weight * skill.clamp(min=0)).sum(dim=0)
-        scores[site.module] = value.numpy()
-    return _BatchScores(scores, int(counted.sum()))
+    if config.order == "subtract_then_max":
+        summed = [
+            _subtracted(tokens[name], gold_tokens[name], first, second, config).sum(dim=0)
+            for name in (site.module for site in chosen)
+        ]
+        return _BatchScores(torch.cat(summed).numpy(), int(counted.sum()))
+    weighted, skill = biased.mul_(first[:, None]), gold.mul_(second[:, None])
+    if config.order == "batch":
+        # The authors' code: both terms summed over the batch, then the skill term clamped, so
+        # that the score depends on the batch size.
+        value = weighted.sum(dim=0) - config.skill_weight * skill.sum(dim=0).clamp(min=0)
+    else:
+        value = weighted.sub_(skill.clamp_(min=0), alpha=config.skill_weight).sum(dim=0)
+    return _BatchScores(value.numpy(), int(counted.sum()))
 
 
 def _backward(
     recorder: Recorder,
+    chosen: Sequence[Site],
     layout: Layout,
     goal: Objectives,
     options: Sequence[int],
     instances: Sequence[Instance],
     *,
     keep: bool,
-) -> dict[str, torch.Tensor]:
-    """Activation x gradient of log P of one option of each prompt, reduced over tokens."""
+) -> torch.Tensor:
+    """[prompts, all neurons] activation x gradient of log P of an option, reduced over tokens."""
     recorder.clear()
     recorder.positions = lambda site: layout.positions(site, options)
     # Elsewhere only the chosen option's row has a gradient, and the sum would be that row.
     recorder.merged = layout.merged if recorder.config.probability == "option_softmax" else None
     # Prompts do not see each other, so the gradient of the sum is that of each prompt.
     torch.autograd.backward(goal.chosen(options).sum(), retain_graph=keep)
-    reduced = {name: value.double().cpu() for name, value in recorder.reduced.items()}
-    for module, values in reduced.items():
+    # A module that no answer depends on has no gradient.
+    nothing = torch.zeros(len(options), 1)
+    found = [
+        recorder.reduced.get(site.module, nothing.expand(-1, site.size)).cpu() for site in chosen
+    ]
+    reduced = torch.cat(found, dim=1).double()
+    if not bool(reduced.isfinite().all()):
+        _name_culprit(chosen, reduced, instances)
+    return reduced
+
+
+def _name_culprit(
+    chosen: Sequence[Site], reduced: torch.Tensor, instances: Sequence[Instance]
+) -> NoReturn:
+    parts = torch.split(reduced, [site.size for site in chosen], dim=1)
+    for site, values in zip(chosen, parts, strict=True):
         finite = values.isfinite().all(dim=1)
         if not bool(finite.all()):
             culprit = instances[int((~finite).nonzero()[0])].id
             raise NonFiniteError(
-                f"activation x gradient of module {module!r} is not finite for instance "
+                f"activation x gradient of module {site.module!r} is not finite for instance "
                 f"{culprit!r}; use --dtype float32, or check the checkpoint for NaN weights."
             )
-    return reduced
+    raise AssertionError("every score is finite")
 
 
 def _subtracted(

@@ -7,14 +7,32 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from excise import __version__
-from excise.cli import apply, compare, doctor, evaluate, listing, locate, run
+from excise import __version__, parallel
+from excise.cli import (
+    apply,
+    compare,
+    diff,
+    dissect,
+    doctor,
+    evaluate,
+    gate,
+    listing,
+    locate,
+    plan,
+    power,
+    push,
+    report,
+    run,
+    verify,
+)
 from excise.cli.session import Session
 from excise.errors import ExciseError
 
@@ -44,7 +62,8 @@ def _state(session: object) -> str:
     if session.written:
         return f"{session.written} is complete"
     if session.kept:
-        return "finished parts are kept; run the same command again to go on"
+        where = f" with --out {session.kept}" if isinstance(session.kept, Path) else ""
+        return f"finished parts are kept; run the same command again{where} to go on"
     return "nothing was written"
 
 
@@ -69,7 +88,19 @@ app.command("evaluate", short_help="Measure a model, or original against patched
 )
 app.command("compare", short_help="Mitigation methods side by side.")(compare.compare)
 app.command("locate", short_help="Find bias neurons and write a patch.")(locate.locate)
+app.command("dissect", short_help="Which excised neurons matter, and how sure that is.")(
+    dissect.dissect
+)
+app.command("verify", short_help="Recompute a run folder, name every mismatch.")(verify.verify)
+app.command("diff", short_help="Two runs item by item.")(diff.diff)
+app.command("gate", short_help="Hold a run against limits, for CI.")(gate.gate)
 app.command("apply", short_help="Write a checkpoint from a model and patches.")(apply.apply)
+app.command("push", short_help="Upload a patch or a checkpoint, with its model card.")(push.push)
+app.command("report", short_help="report.html again, or several runs on one page.")(
+    report.report
+)
+app.command("plan", short_help="What a run will cost, before it starts.")(plan.plan)
+app.command("power", short_help="How many items a margin needs.")(power.power)
 app.command("doctor", short_help="Check every metric, and what is on this machine.")(doctor.doctor)
 app.add_typer(listing.app, name="ls")
 
@@ -91,12 +122,31 @@ def _start(
     ] = False,
 ) -> None:
     context.obj = Session()
+    if context.invoked_subcommand in _SHARED_VERBS:
+        parallel.start()
+    elif parallel.started_as_follower():
+        raise typer.Exit
+
+
+_SHARED_VERBS = ("run", "evaluate", "compare", "locate")
+"""Verbs whose work several processes share; the leader alone does the others."""
 
 
 def main() -> None:
     """Entry point of the command `excise`."""
     _quieten_libraries()
-    app()
+    if parallel.started_as_follower():
+        _keep_silent()
+    try:
+        app()
+    finally:
+        parallel.stop()
+
+
+def _keep_silent() -> None:
+    """Print nothing but what is a fault of this program."""
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    sys.excepthook = lambda *error: traceback.print_exception(*error, file=sys.__stderr__)
 
 
 def _quieten_libraries() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from excise import parallel
 from excise.cli import options
 from excise.cli.options import names_of, resolve
 from excise.cli.progress import watching
@@ -65,6 +66,8 @@ def compare(
     find_instructions: options.FindInstructions = None,
     normalisation: options.Normalisation = None,
     revision: options.Revision = None,
+    neurons: options.Neurons = None,
+    no_neurons: options.NoNeurons = None,
     assignments: options.Set = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -75,7 +78,7 @@ def compare(
     on where it stopped when the same command, with the same --out, is run again.
     """
     resolved = resolve(context)
-    folder = out or Path("comparisons") / folder_name(resolved)
+    folder = parallel.own(out or Path("comparisons") / folder_name(resolved))
     with watching(context.obj, quiet=quiet) as progress:
         from excise import comparing
         from excise.evidence import keeping, refuse_existing

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from excise import parallel
 from excise.cli import options
 from excise.cli.options import resolve
 from excise.cli.progress import watching
@@ -54,6 +55,8 @@ def evaluate(
     continuations: options.Continuations = None,
     classifier: options.Classifier = None,
     revision: options.Revision = None,
+    neurons: options.Neurons = None,
+    no_neurons: options.NoNeurons = None,
     assignments: options.Set = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -66,6 +69,7 @@ def evaluate(
     it stopped when the same command is run again.
     """
     resolved = resolve(context)
+    out = parallel.own(out) if out else None
     if log_samples and not out:
         raise ConfigError("--log-samples needs --out: samples are files.")
     with watching(context.obj, quiet=quiet) as progress:

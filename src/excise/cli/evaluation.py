@@ -126,6 +126,11 @@ def _notes(entry: Measured, paired: Mapping[str, Record]) -> list[str]:
     if entry.patch is None:
         return []
     name, found = entry.task.name, []
+    if entry.weights_unchanged:
+        return [
+            "Note: weights unchanged: the patch changes nothing, so there is one model and "
+            "nothing to compare."
+        ]
     if "accuracy_disambiguated" in paired:
         found.append(meaning(name, paired, n=len(entry.patch)))
     else:

@@ -93,4 +93,5 @@ def models(context: typer.Context) -> None:
         [[row.name, ", ".join(row.model_types), row.kind, row.note] for row in ARCHITECTURES],
         left=True,
     )
-    typer.echo(f"\nThe embedded default is {DEFAULT_MODEL}.")
+    typer.echo("\nAny other model: describe its linear maps with --neurons.")
+    typer.echo(f"The embedded default is {DEFAULT_MODEL}.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from excise import parallel
 from excise.cli import options
 from excise.cli.options import resolve
 from excise.cli.progress import watching
@@ -51,6 +52,8 @@ def locate(
     normalisation: options.Normalisation = None,
     mode: options.Mode = None,
     revision: options.Revision = None,
+    neurons: options.Neurons = None,
+    no_neurons: options.NoNeurons = None,
     assignments: options.Set = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -60,10 +63,11 @@ def locate(
     the first is done; several tasks give the union of their patches.
     """
     resolved = resolve(context)
-    folder = out or Path("patches") / folder_name(resolved)
+    folder = parallel.own(out or Path("patches") / folder_name(resolved))
     with watching(context.obj, quiet=quiet) as progress:
         from excise import pipeline
         from excise.evidence import refuse_existing, save_patch_folder
+        from excise.patches import lora_if_possible
 
         refuse_existing(folder)
         tasks = pipeline.choice_tasks(resolved)
@@ -72,7 +76,7 @@ def locate(
         progress.plan(sum(_work(resolved, entry) for entry in tasks))
         choices = {entry.name: _choose(loaded, entry, resolved, progress) for entry in tasks}
         patch = reduce(or_, (_with_curve(choice) for choice in choices.values()))
-        save_patch_folder(patch, folder)
+        save_patch_folder(patch, folder, lora_if_possible(loaded, patch))
     context.obj.written = folder
     if quiet:
         typer.echo(folder)

@@ -199,6 +199,25 @@ Revision = Annotated[
     str | None,
     typer.Option(metavar="REV", help="Branch, tag or commit on the Hub.", show_default=False),
 ]
+Neurons = Annotated[
+    str | None,
+    typer.Option(
+        "--neurons",
+        metavar="REGEX",
+        help="For a model that `excise ls models` lacks: names of the linear maps that hold "
+        "neurons, with a group (?P<layer>...).",
+        show_default=False,
+    ),
+]
+NoNeurons = Annotated[
+    str | None,
+    typer.Option(
+        "--no-neurons",
+        metavar="REGEX",
+        help="With --neurons: names of the other maps; the language-model head is known.",
+        show_default=False,
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -242,6 +261,8 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
     "continuations": ("continuation", "continuations"),
     "classifier": ("continuation", "classifier"),
     "revision": ("revision",),
+    "neurons": ("neurons",),
+    "no_neurons": ("no_neurons",),
 }
 """Parameter of a verb -> option of the configuration."""
 
@@ -267,7 +288,7 @@ def resolve(context: typer.Context) -> RunConfig:
         elif name == "n" and value is not None:
             value = _number_of_neurons(value)
         elif name == "max_loss":
-            value = _limits(value)
+            value = assigned_numbers(value, "--max-loss")
         if value is not None:
             _put(overrides, place, value)
     for assignment in given.get("assignments") or ():
@@ -305,8 +326,12 @@ def names_of(given: Iterable[str] | None, option: str) -> list[str] | None:
     return names or None
 
 
-def _limits(given: Iterable[str] | None) -> dict[str, float] | None:
-    """`NAME=LIMIT`, several of them separated by commas, as a mapping; None where none is given."""
+def assigned_numbers(given: Iterable[str] | None, option: str) -> dict[str, float] | None:
+    """`NAME=NUMBER`, several of them separated by commas, as a mapping; None where none is given.
+
+    Raises:
+        ConfigError: something else.
+    """
     limits: dict[str, float] = {}
     for assignment in (part for value in given or () for part in value.split(",")):
         name, _, limit = (part.strip() for part in assignment.rpartition("="))
@@ -316,7 +341,7 @@ def _limits(given: Iterable[str] | None) -> dict[str, float] | None:
             name = ""
         if not name:
             raise ConfigError(
-                f"--max-loss needs NAME=LIMIT, for example disambiguated=0.02, not {assignment!r}."
+                f"{option} needs NAME=LIMIT, for example disambiguated=0.02, not {assignment!r}."
             )
     return limits or None
 

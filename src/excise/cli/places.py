@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -11,7 +13,10 @@ from excise.cli.tables import print_table
 from excise.models import ARCHITECTURES
 from excise.patches import Patch
 
-SUBLAYERS = ("self-attention", "cross-attention", "feed-forward")
+UNNAMED = "other"
+"""The sublayer of a map whose description does not say."""
+SUBLAYERS = ("self-attention", "cross-attention", "feed-forward", UNNAMED)
+PATTERNS = tuple(architecture.pattern for architecture in ARCHITECTURES)
 _NAMED = 10
 
 
@@ -27,7 +32,8 @@ def print_places(console: Console, patch: Patch, n_neurons: int | None = None) -
     console.print(f"Excised neurons: {len(patch)}{total}")
     if not patch:
         return
-    counted = Counter(place(neuron.module) for neuron in patch.neurons)
+    patterns = (*described(patch), *PATTERNS)
+    counted = Counter(place(neuron.module, patterns) for neuron in patch.neurons)
     used = [sublayer for sublayer in SUBLAYERS if any(key[2] == sublayer for key in counted)]
     layers = sorted({key[:2] for key in counted}, key=lambda key: (key[0] == "decoder", key[1]))
     console.print()
@@ -46,12 +52,24 @@ def print_places(console: Console, patch: Patch, n_neurons: int | None = None) -
         console.print(f"  {neuron.module}[{neuron.index}]", soft_wrap=True)
 
 
-def place(module: str) -> tuple[str, int, str]:
+def place(module: str, patterns: Sequence[str] = PATTERNS) -> tuple[str, int, str]:
     """Stack (empty for decoder-only models), layer and sublayer of a module."""
-    for architecture in ARCHITECTURES:
-        match = re.fullmatch(architecture.pattern, module)
+    for pattern in patterns:
+        match = re.fullmatch(pattern, module)
         if match:
             groups = match.groupdict()
-            sublayer = next(name for name in SUBLAYERS if groups.get(name.replace("-", "_")))
-            return groups.get("stack") or "", int(groups["layer"]), sublayer
+            named = (name for name in SUBLAYERS if groups.get(name.replace("-", "_")))
+            return groups.get("stack") or "", int(groups["layer"]), next(named, UNNAMED)
     raise ValueError(f"module {module!r} is in no architecture of the table")
+
+
+def described(patch: Patch) -> tuple[str, ...]:
+    """The regular expressions with which a user described the model of a patch."""
+    return tuple(dict.fromkeys(_described(patch.provenance)))
+
+
+def _described(facts: Mapping[str, Any]) -> Iterator[str]:
+    if facts.get("neurons"):
+        yield str(facts["neurons"])
+    for part in facts.get("union_of", ()):
+        yield from _described(part)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from excise import parallel
 from excise.cli import options
+from excise.cli.dissect import Dissect, dissect_finished
 from excise.cli.options import DEFAULT, resolve
 from excise.cli.progress import watching
+from excise.errors import ExciseError
 
 if TYPE_CHECKING:
     from excise.config import RunConfig
@@ -46,21 +49,32 @@ def run(
     normalisation: options.Normalisation = None,
     mode: options.Mode = None,
     revision: options.Revision = None,
+    dissect: Dissect = False,
+    neurons: options.Neurons = None,
+    no_neurons: options.NoNeurons = None,
     assignments: options.Set = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Locate bias neurons, excise them, and compare with the original and random controls.
 
-    Writes a run folder; runs/MODEL-TASKS-TIME unless --out names another.
+    Writes a run folder; runs/MODEL-TASKS-TIME unless --out names another. Interrupted, it goes on
+    where it stopped when the same command, with the same --out, is run again.
     """
     resolved = resolve(context)
-    folder = out or Path("runs") / folder_name(resolved)
+    folder = parallel.own(out or Path("runs") / folder_name(resolved))
     with watching(context.obj, quiet=quiet) as progress:
         from excise import pipeline
 
-        result = pipeline.run(resolved, out=folder, progress=progress)
-    context.obj.written = folder
+        try:
+            result = pipeline.run(resolved, out=folder, progress=progress)
+        except (ExciseError, KeyboardInterrupt) as error:
+            _say_how_to_go_on(context, folder, named=out is not None, error=error)
+            raise
+        context.obj.written = folder
+        # An empty patch is a result, too: there is nothing to examine then.
+        examine = dissect and len(result.patch) > 0
+        dissected = dissect_finished(folder, resolved, progress) if examine else None
     text = (folder / "results.json").read_text(encoding="utf-8")
     if as_json:
         typer.echo(text, nl=False)
@@ -71,7 +85,27 @@ def run(
 
         record: dict[str, Any] = json.loads(text)
         print_run(context.obj.out, result, record)
-        typer.echo(f"\nRun folder: {folder}")
+        if dissected is not None:
+            from excise.cli.dissection import print_dissection
+
+            typer.echo()
+            print_dissection(context.obj.out, dissected)
+        if result.weights_unchanged:
+            typer.echo("Note: weights unchanged: original and patched are the same model.")
+        typer.echo(f"\nReport: {folder / 'report.html'}\nRun folder: {folder}")
+
+
+def _say_how_to_go_on(
+    context: typer.Context, folder: Path, *, named: bool, error: BaseException
+) -> None:
+    """Where parts are kept but --out was not given, the same command would not find them."""
+    from excise.evidence import parts_path
+
+    if not parts_path(folder).exists():
+        return
+    context.obj.kept = folder
+    if not named and isinstance(error, ExciseError):
+        error.args = (f"{error} Go on with --out {folder}.",)
 
 
 def folder_name(config: RunConfig) -> str:

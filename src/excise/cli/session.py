@@ -19,8 +19,8 @@ class Session:
     def __init__(self) -> None:
         self.written: Path | None = None
         """The finished output folder, once there is one."""
-        self.kept: PartsFile | None = None
-        """Finished parts of an evaluation that can go on."""
+        self.kept: PartsFile | Path | None = None
+        """Finished parts of an evaluation that can go on, or the folder that they are for."""
 
     @cached_property
     def out(self) -> Console:

@@ -1,66 +1,65 @@
-"""What `run` prints at its end."""
+"""What `run` prints at its end: the verdict first, then the numbers, on one screen."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
-from excise.cli.places import print_places
-from excise.cli.tables import UNDEFINED, Cell, Row, counted, percent, print_table
-from excise.cli.values import shown, shown_difference, title
-from excise.cli.words import FEW_TEMPLATES, Record, damage, meaning
-from excise.metrics import CHOICE, METRICS, Metric
+from excise.cli.places import described
+from excise.cli.tables import Cell, Row, print_table
+from excise.cli.values import shown_difference, title
+from excise.cli.words import Record
+from excise.evidence import run_record
+from excise.metrics import CHOICE
+from excise.patches import Patch
+from excise.report.notes import POOLED, notes
+from excise.report.numbers import controls, counted, shown
+from excise.report.places import place
+from excise.report.story import LABELS, SYMBOLS, Finding, Kind, Story, tell
 from excise.results import HEADLINE, RunResult
 
-POOLED = "(all tasks)"
-HEADER = ("metric", "original", "patched", "random control", "difference")
 UNITS = "in per cent; bias scores and differences in points; 95 % intervals"
+
+_STYLES: Mapping[Kind, str] = {"improved": "bold cyan", "worse": "bold yellow", "spared": "cyan"}
+_WIDE = 72
+"""Columns below which the random controls are left to the report."""
+_NAMED = 3
+_ASCII = {"▲": "+", "▼": "-", "○": "?", "“": '"', "”": '"', "→": "->"}
 
 
 def print_run(console: Console, result: RunResult, record: Mapping[str, Any]) -> None:
-    """Print tables, places, meaning and caveats of a run.
+    """Print the verdict, a table, the places of the neurons and the caveats of a run.
 
     Args:
         console: where to.
         result: the run.
         record: its results.json.
     """
-    paired = {name: by_metric(entries) for name, entries in record["paired"].items()}
-    generated = result.config.scoring.mode == "generation"
-    for task in result.tasks:
-        first = task.trials[0].original
-        n_templates = max((e["n_clusters"] for e in paired[task.task].values()), default=0)
-        title = (
-            f"{task.task}: {counted(len(first.instances), 'test instance')} of "
-            f"{counted(n_templates, 'template')}, "
-            f"{counted(len(first.instructions), 'instruction')}, "
-            f"{counted(len(task.trials), 'trial')}\n({UNITS})"
-        )
-        print_table(
-            console,
-            title,
-            HEADER,
-            rows(paired[task.task], headline(task.metrics, generated=generated)),
-        )
-        console.print()
-    if POOLED in paired:
-        title = f"All {len(result.tasks)} tasks, each with its own patch\n({UNITS})"
-        names = dict.fromkeys(name for task in result.tasks for name in task.metrics)
-        print_table(
-            console, title, HEADER, rows(paired[POOLED], headline(names, generated=generated))
-        )
-        console.print()
-    print_places(console, result.patch, result.n_neurons)
+    run = run_record(result)
+    names = [task.task for task in result.tasks]
+    n_excised = len(result.patch)
+    paired = record["paired"]
+    leading = POOLED if POOLED in paired else names[0]
+    story = tell(leading, paired[leading], n_excised=n_excised)
+    _say(console, f"{result.model} on {', '.join(names)}", style="dim")
+    _say(console, story.headline, style="bold")
+    _say(console, f"{_excised(result)} {story.summary}")
     console.print()
-    sizes = {task.task: max(len(trial.patch) for trial in task.trials) for task in result.tasks}
-    for name, n in sizes.items():
-        console.print(meaning(name, paired[name], n=n))
-    if POOLED in paired:
-        console.print(meaning("all tasks", paired[POOLED], n=max(sizes.values())))
-    for note in notes(result, record, paired):
-        console.print(f"Note: {note}")
+    what = f"All {len(names)} tasks, each with its own patch" if leading == POOLED else leading
+    _print_story(console, story, f"{what}: {_sizes(result, paired[leading])}\n({UNITS})")
+    console.print()
+    if leading == POOLED:
+        for name in names:
+            _say(console, f"{name}: {tell(name, paired[name]).headline}")
+        console.print()
+    if result.patch:
+        _say(console, _places(result.patch))
+    for note in notes(run, record, n_excised=n_excised):
+        _say(console, f"Note: {note}")
 
 
 def by_metric(entries: Sequence[Record]) -> dict[str, Record]:
@@ -78,84 +77,81 @@ def headline(names: Iterable[str], *, generated: bool) -> tuple[str, ...]:
     return tuple(name for name in names if name not in hidden)
 
 
-def rows(paired: Mapping[str, Record], names: Sequence[str]) -> list[Row]:
-    """Rows of the table original | patched | random control | difference."""
-    return [[title(name), *_cells(paired.get(name))] for name in names]
-
-
-def _cells(estimate: Record | None) -> list[Cell]:
-    if estimate is None:
-        return [Cell(UNDEFINED)] * (len(HEADER) - 1)
-    metric = METRICS[estimate["metric"]]
-    return [
-        Cell(shown(metric, estimate["original"])),
-        Cell(shown(metric, estimate["patched"])),
-        _controls(metric, estimate["controls"]),
-        shown_difference(estimate),
-    ]
-
-
-def _controls(metric: Metric, values: Sequence[float | None]) -> Cell:
-    if not values:
-        return Cell("not drawn")
-    defined = [value for value in values if value is not None]
-    if not defined:
-        return Cell(UNDEFINED)
-    mean = shown(metric, sum(defined) / len(defined))
-    if len(defined) == 1:
-        return Cell(mean, "(one draw)")
-    return Cell(mean, f"({shown(metric, min(defined))} to {shown(metric, max(defined))})")
-
-
-def notes(
-    result: RunResult, record: Mapping[str, Any], paired: Mapping[str, Mapping[str, Record]]
-) -> list[str]:
-    """What a reader must know to judge the numbers."""
-    found = []
-    if result.config.split_by == "example":
-        found.append(
-            "--split-by example leaks: near-copies of test items were used to find neurons and to "
-            "choose n, so the difference is too optimistic. Use --split-by template."
-        )
-    for task in result.tasks:
-        clusters = [e["n_clusters"] for e in paired[task.task].values()]
-        if clusters and max(clusters) < FEW_TEMPLATES:
-            found.append(
-                f"{task.task}: the intervals rest on {counted(max(clusters), 'question template')} "
-                "only; they tell little about other questions."
-            )
-        if warning := damage(task.task, paired[task.task]):
-            found.append(warning)
-        sizes = record["n-samples"][task.task]
-        if sizes["effective"] < sizes["original"]:
-            found.append(
-                f"{task.task}: {sizes['effective']} of {sizes['original']} test instances were "
-                "asked (--limit)."
-            )
-        if result.config.selection.n == "auto" and any(not t.patch for t in task.trials):
-            found.append(
-                f"{task.task}: on the tune split no number of neurons did better than none"
-                + (", in some trials." if any(t.patch for t in task.trials) else ".")
-            )
-        if len(task.trials) > 1:
-            found.append(
-                f"{task.task}: values are means over {len(task.trials)} trials; the patch kept is "
-                f"that of trial {task.best.number + 1}, best on its tune split."
-            )
-    if result.config.controls == 0:
-        found.append("no random controls were drawn, so chance is not ruled out.")
-    if len(result.tasks) > 1:
-        found.append(_union(result, record))
-    return found
-
-
-def _union(result: RunResult, record: Mapping[str, Any]) -> str:
-    parts = []
-    for task in result.tasks:
-        row = record["results"][task.task]
-        values = [row.get(f"{name},union") for name in ("accuracy", "accuracy_disambiguated")]
-        parts.append(f"{task.task} {percent(values[0])} (disambiguated {percent(values[1])})")
-    return (
-        f"patch/ joins the tasks' patches ({len(result.patch)} neurons); accuracy under this "
-        f"union: {', '.join(parts)}."
+def _print_story(console: Console, story: Story, heading: str) -> None:
+    wide = console.width >= _WIDE
+    header: list[Cell] = [Cell("  metric"), Cell("original"), Cell("patched")]
+    header += [Cell("random", "control")] if wide else []
+    header.append(Cell("difference"))
+    print_table(
+        console,
+        heading,
+        header,
+        [_row(console, finding, wide=wide) for finding in story.findings],
     )
+    used = dict.fromkeys(finding.kind for finding in story.findings)
+    _say(console, "  ".join(f"{SYMBOLS[kind]} {LABELS[kind]}" for kind in LABELS if kind in used))
+    if story.undefined:
+        _say(console, f"Undefined for these answers: {'; '.join(story.undefined)}.")
+
+
+def _row(console: Console, finding: Finding, *, wide: bool) -> Row:
+    row, name = finding.row, finding.row["metric"]
+    style = _STYLES.get(finding.kind, "")
+    label = title(name)
+    sign = _readable(console, SYMBOLS[finding.kind])
+    detail = f"  {label.detail}" if label.detail and not wide else label.detail
+    cells: list[Cell] = [
+        Cell(f"{sign} {label.main}", detail, style),
+        Cell(shown(name, row["original"])),
+        Cell(shown(name, row["patched"])),
+    ]
+    if wide:
+        cells.append(Cell(controls(row)[0]))
+    change = shown_difference(row)
+    return [*cells, Cell(change.main, change.detail, style)]
+
+
+def _excised(result: RunResult) -> str:
+    return f"Excised neurons: {len(result.patch):,} of {result.n_neurons:,}."
+
+
+def _sizes(result: RunResult, rows: Sequence[Record]) -> str:
+    templates = max((row["n_clusters"] for row in rows), default=0)
+    asked = sum(len(task.trials[0].original.instances) for task in result.tasks)
+    told = max(len(task.trials[0].original.instructions) for task in result.tasks)
+    trials = max(len(task.trials) for task in result.tasks)
+    return (
+        f"{counted(asked, 'test instance')} of {counted(templates, 'template')}, "
+        f"{counted(told, 'instruction')}, {counted(trials, 'trial')}"
+    )
+
+
+def _places(patch: Patch) -> str:
+    """Where the neurons lie, in a line or two."""
+    own = described(patch)
+    placed = [place(neuron.module, own) for neuron in patch.neurons]
+    kinds = Counter(p.sublayer or "other" for p in placed)
+    layers = Counter(f"{p.stack} {p.layer}".strip() for p in placed)
+    first = ", ".join(f"{n.module}[{n.index}]" for n in patch.neurons[:_NAMED])
+    return (
+        f"Where: {_listed(kinds)}; most in layer {_listed(layers, 3)}. "
+        f"First by score: {first}{', ...' if len(patch) > _NAMED else ''}"
+    )
+
+
+def _listed(numbers: Counter[str], most: int | None = None) -> str:
+    return ", ".join(f"{name} ({number})" for name, number in numbers.most_common(most))
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    """A paragraph, wrapped at words; long names break only where they must."""
+    console.print(Text(_readable(console, text), style=style))
+
+
+def _readable(console: Console, text: str) -> str:
+    """Signs that the terminal's encoding has."""
+    if console.encoding.lower().startswith("utf"):
+        return text
+    for sign, plain in _ASCII.items():
+        text = text.replace(sign, plain)
+    return text.encode(console.encoding, "replace").decode(console.encoding)

@@ -11,8 +11,11 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-UNDEFINED = "undefined"
-_GAP = 3
+from excise.report.numbers import UNDEFINED, counted, percent, signed
+
+__all__ = ["UNDEFINED", "Cell", "Row", "counted", "percent", "print_table", "signed"]
+
+_GAP, _NARROW_GAP = 3, 2
 _LEAST_TEXT = 30
 """Columns in which a text still reads well."""
 
@@ -23,6 +26,8 @@ class Cell:
 
     main: str
     detail: str = ""
+    style: str = ""
+    """How a terminal with colours writes it."""
 
     @property
     def line(self) -> str:
@@ -52,52 +57,52 @@ def print_table(
     """
     cells = [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in (header, *rows)]
     console.print(Text(title, style="bold"))
-    for side_by_side in (True, False):
-        texts = [[cell.line if side_by_side else cell.lines for cell in row] for row in cells]
-        if _width(texts, last=_LEAST_TEXT if left else None) <= console.width:
-            console.print(_table(texts, left=left))
+    for header_side_by_side, side_by_side, gap in _LAYOUTS:
+        texts = [
+            [cell.line if beside else cell.lines for cell in row]
+            for row, beside in zip(
+                cells, (header_side_by_side, *[side_by_side] * len(rows)), strict=True
+            )
+        ]
+        if _width(texts, gap, last=_LEAST_TEXT if left else None) <= console.width:
+            styles = [[cell.style for cell in row] for row in cells]
+            console.print(_table(texts, styles, gap, left=left))
             return
     _print_blocks(console, cells)
 
 
-def percent(value: float | None) -> str:
-    """A share in per cent, or a score in points, with one decimal."""
-    return UNDEFINED if value is None else _no_minus_zero(f"{100 * value:.1f}")
+_LAYOUTS = ((True, True, _GAP), (False, True, _NARROW_GAP), (False, False, _GAP))
+"""Names of columns in one line, cells in one line, columns between them: the first that fits."""
 
 
-def signed(value: float | None) -> str:
-    """A difference in points, with its sign."""
-    return UNDEFINED if value is None else _no_minus_zero(f"{100 * value:+.1f}")
-
-
-def counted(number: int, thing: str) -> str:
-    """A number of things, such as "1 trial" or "3 trials"."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
-
-
-def _no_minus_zero(text: str) -> str:
-    return "0.0" if text in ("-0.0", "+0.0") else text
-
-
-def _width(texts: Sequence[Sequence[str]], *, last: int | None = None) -> int:
+def _width(texts: Sequence[Sequence[str]], gap: int, *, last: int | None = None) -> int:
     widths = [
         max(max((len(line) for line in text.splitlines()), default=0) for text in column)
         for column in zip(*texts, strict=True)
     ]
     if last is not None:
         widths[-1] = min(widths[-1], last)
-    return sum(widths) + _GAP * (len(widths) - 1)
+    return sum(widths) + gap * (len(widths) - 1)
 
 
-def _table(texts: Sequence[Sequence[str]], *, left: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+def _table(
+    texts: Sequence[Sequence[str]], styles: Sequence[Sequence[str]], gap: int, *, left: bool
+) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        # The rule between columns is one more.
+        padding=(0, (gap - 1) // 2, 0, gap - 1 - (gap - 1) // 2),
+        header_style="bold",
+    )
     header, *rows = texts
     for position, name in enumerate(header):
         justify: JustifyMethod = "right" if position and not left else "left"
         wraps = left and position == len(header) - 1
         table.add_column(Text(name), justify=justify, no_wrap=not wraps)
-    for row in rows:
-        table.add_row(*(Text(text) for text in row))
+    for row, of_row in zip(rows, styles[1:], strict=True):
+        table.add_row(*(Text(text, style=s) for text, s in zip(row, of_row, strict=True)))
     return table
 
 

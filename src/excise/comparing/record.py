@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,21 @@ from excise.comparing.retention import Retention
 from excise.errors import NonFiniteError
 from excise.evidence import environment
 from excise.metrics import METRICS, Metric, metrics_of, spread, value
-from excise.statistics import Pair, pooled_difference
+from excise.results import POOLED as POOLED
+from excise.results import to_judge
+from excise.statistics import Pair, PooledEstimate, judged, pooled_difference
 from excise.types import Answers
 
-POOLED = "(all tasks)"
 _OWN_FACTS = ("fit_seconds", "fit_work", "weights_unchanged", "neurons")
+_VERDICT_FIELDS = (
+    "p_value",
+    "p_adjusted",
+    "n_tests",
+    "test",
+    "minimum_detectable",
+    "verdict",
+    "verdict_text",
+)
 
 
 def record(comparison: Comparison) -> dict[str, Any]:
@@ -25,8 +36,10 @@ def record(comparison: Comparison) -> dict[str, Any]:
 
     A row of `metrics` holds the value (mean over trials of the mean over instructions), its
     standard deviations over trials and over instructions, and the paired difference to the original
-    with its interval over templates. `retention` holds the same of the retention tasks, their
-    answers pooled over the trials; `cost` what fitting took.
+    with its interval over templates, its exact test and its verdict (docs/statistics.md); p-values
+    are corrected within a table, which is all methods and metrics of a task. `retention` holds the
+    same of the retention tasks, a table of its own, their answers pooled over the trials; `cost`
+    what fitting took.
     """
     names = [task.name for task in comparison.tasks]
     return {
@@ -49,39 +62,71 @@ def record(comparison: Comparison) -> dict[str, Any]:
 
 
 def _metrics(comparison: Comparison) -> list[dict[str, Any]]:
-    rows = []
+    tables = []
     several = [POOLED] if len(comparison.tasks) > 1 else []
     applies = dict.fromkeys(metric.name for task in comparison.tasks for metric in metrics_of(task))
     for name in (*(task.name for task in comparison.tasks), *several):
         tasks = [t.name for t in comparison.tasks] if name == POOLED else [name]
-        for method in comparison.methods:
-            for metric in (METRICS[m] for m in applies):
-                row = _row(comparison, method, tasks, metric)
-                if row:
-                    rows.append({"task": name, "method": method, "metric": metric.name, **row})
-    return rows
+        rows = [
+            _Row(metric, method, found, {"task": name, "method": method, **row})
+            for method in comparison.methods
+            for metric in (METRICS[m] for m in applies)
+            for found, row in _row(comparison, method, tasks, metric)
+        ]
+        tables += _with_verdicts(rows, comparison)
+    return tables
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    metric: Metric
+    method: str
+    found: PooledEstimate
+    record: dict[str, Any]
+
+
+def _with_verdicts(rows: Sequence[_Row], comparison: Comparison) -> list[dict[str, Any]]:
+    """The rows of one table with their tests, corrected for each other."""
+    settings = comparison.config.statistics
+    # The original beside itself is no test.
+    tested = [row for row in rows if row.method != ORIGINAL]
+    said = judged(
+        [to_judge(row.metric, row.found, settings, family=_family(row)) for row in tested],
+        correction=settings.correction,
+        power=settings.power,
+    )
+    verdicts = {id(row): found for row, found in zip(tested, said, strict=True)}
+    return [
+        row.record
+        | {
+            name: getattr(verdicts[id(row)], name) if id(row) in verdicts else None
+            for name in _VERDICT_FIELDS
+        }
+        for row in rows
+    ]
+
+
+def _family(row: _Row) -> tuple[str, str]:
+    """Two methods with the same numbers are still two tests."""
+    return row.method, row.record["task"]
 
 
 def _row(
     comparison: Comparison, method: str, tasks: Sequence[str], metric: Metric
-) -> dict[str, Any] | None:
+) -> list[tuple[PooledEstimate, dict[str, Any]]]:
+    """The row with the difference behind it, or nothing where a state has no value."""
     states = [state for task in tasks for state in comparison.of(method, task)]
     values = [_value(metric, state.test) for state in states]
     if any(v is None for v in values):
-        return None
+        return []
     spreads = [spread(metric, state.test) for state in states]
     pairs = [
         Pair(comparison.of(ORIGINAL, state.task)[0].test, state.test, state.task)
         for state in states
     ]
-    found = pooled_difference(
-        metric.function,
-        pairs,
-        metric_name=metric.name,
-        n_resamples=comparison.config.resamples,
-        seed=comparison.config.seed,
-    )
-    return {
+    found = _difference(comparison, metric, pairs)
+    row = {
+        "metric": metric.name,
         "value": found.patched,
         "std_over_trials": _over_trials(states, values),
         "std_over_instructions": _mean(spreads),
@@ -90,6 +135,19 @@ def _row(
         "high": found.high,
         "n_templates": found.n_clusters,
     }
+    return [(found, row)]
+
+
+def _difference(comparison: Comparison, metric: Metric, pairs: Sequence[Pair]) -> PooledEstimate:
+    return pooled_difference(
+        metric.function,
+        pairs,
+        metric_name=metric.name,
+        n_resamples=comparison.config.resamples,
+        level=comparison.config.statistics.level,
+        seed=comparison.config.seed,
+        ideal=metric.ideal,
+    )
 
 
 def _over_trials(states: Sequence[State], values: Sequence[float | None]) -> float | None:
@@ -112,26 +170,19 @@ def _retention(comparison: Comparison) -> list[dict[str, Any]]:
                 Pair(_original(comparison, state, entry), state.retention[entry.name], "")
                 for state in states
             ]
-            found = pooled_difference(
-                metric.function,
-                pairs,
-                metric_name=metric.name,
-                n_resamples=comparison.config.resamples,
-                seed=comparison.config.seed,
-            )
-            rows.append(
-                {
-                    "task": entry.name,
-                    "method": method,
-                    "metric": metric.name,
-                    "value": found.patched,
-                    "difference": found.difference,
-                    "low": found.low,
-                    "high": found.high,
-                    "worst": _worst(metric, pairs),
-                }
-            )
-    return rows
+            found = _difference(comparison, metric, pairs)
+            row = {
+                "task": entry.name,
+                "method": method,
+                "metric": metric.name,
+                "value": found.patched,
+                "difference": found.difference,
+                "low": found.low,
+                "high": found.high,
+                "worst": _worst(metric, pairs),
+            }
+            rows.append(_Row(metric, method, found, row))
+    return _with_verdicts(rows, comparison)
 
 
 def _original(comparison: Comparison, state: State, entry: Retention) -> Answers:

@@ -92,6 +92,7 @@ def csv_text(document: Document) -> str:
     text = io.StringIO(newline="")
     names = [*("part", "task", "method", "metric", "value", "std_over_trials")]
     names += ["std_over_instructions", "difference", "low", "high"]
+    names += ["p_value", "p_adjusted", "verdict"]
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for part in ("metrics", "retention"):
@@ -108,11 +109,13 @@ def _caption(document: Document, task: str) -> str:
 
 def _table(document: Document, task: str, style: str) -> str:
     names = columns(document, task)
-    header = ["method", *(METRICS[name].title for name in names), "difference in first"]
+    header = ["method", *(METRICS[name].title for name in names), "difference in first", "verdict"]
     body = []
     for method, row in rows_of(document, task).items():
         cells = [method, *(_mean(row.get(name)) for name in names)]
-        cells.append(_difference(row.get(names[0])) if method != "original" else "")
+        first = row.get(names[0])
+        cells.append(_difference(first) if method != "original" else "")
+        cells.append((first or {}).get("verdict") or "")
         body.append(cells)
     return str(tabulate(body, header, tablefmt=style, disable_numparse=True))
 

@@ -38,7 +38,7 @@ def write(comparison: Comparison, document: Mapping[str, Any], path: Path) -> No
         (scratch / "config.toml").write_text(to_toml(comparison.config), encoding="utf-8")
         write_items(_items(comparison), scratch / "items.parquet")
         draw(comparison, scratch / "pareto.svg")
-        finish(scratch, path)
+        finish(scratch, path, manifest=True)
 
 
 def _items(comparison: Comparison) -> Iterator[tuple[dict[str, Any], Answers]]:

@@ -2,6 +2,6 @@
 
 from excise.evaluation.asking import ask
 from excise.evaluation.choices import predict
-from excise.evaluation.parts import Journal, parts
+from excise.evaluation.parts import ArrayJournal, Journal, parts
 
-__all__ = ["Journal", "ask", "parts", "predict"]
+__all__ = ["ArrayJournal", "Journal", "ask", "parts", "predict"]

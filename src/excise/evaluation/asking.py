@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from excise import parallel
 from excise.config import Preset
 from excise.evaluation.choices import predict
 from excise.evaluation.continuations import continue_prompts
@@ -49,29 +50,62 @@ def ask(
         ExciseError: see `excise.errors`.
     """
     told = tuple(task.instructions if instructions is None else instructions)
-    pieces: list[Answers] = []
-    with ExitStack() as applied:
-        touched = False
-        for part in parts(task, len(instances), len(told)):
-            items, instruction = instances[part.start : part.stop], told[part.instruction]
-            name = ""
-            if journal is not None:
-                name = key(loaded, patch, task, items, instruction, config)
-            kept = journal.get(name) if journal is not None else None
+    whole = parts(task, len(instances), len(told))
+    items = [instances[part.start : part.stop] for part in whole]
+    pieces: dict[int, Answers] = {}
+    names: dict[int, str] = {}
+    if journal is not None:
+        for number, part in enumerate(whole):
+            asked = told[part.instruction]
+            names[number] = key(loaded, patch, task, items[number], asked, config)
+            kept = journal.get(names[number])
             if kept is not None:
-                pieces.append(unpacked(kept, task, items, instruction))
+                pieces[number] = unpacked(kept, task, items[number], asked)
                 if advance:
-                    advance(len(items))
-                continue
-            # Reading passages compares with the original, so it applies the patch itself.
-            if patch is not None and not touched and not isinstance(task, TextTask):
-                applied.enter_context(patch.applied(loaded, force=force))
-                touched = True
-            piece = _ask(loaded, task, items, instruction, config, patch, force, advance)
-            pieces.append(piece)
-            if journal is not None:
-                journal.put(name, packed(piece))
-    return joined(pieces, len(told))
+                    advance(len(items[number]))
+    left = [number for number in range(len(whole)) if number not in pieces]
+
+    def ask_part(number: int) -> Answers:
+        asked = told[whole[number].instruction]
+        return _ask(loaded, task, items[number], asked, config, patch, force, advance)
+
+    with ExitStack() as applied:
+        # Reading passages compares with the original, so it applies the patch itself.
+        if patch is not None and left and not isinstance(task, TextTask):
+            applied.enter_context(patch.applied(loaded, force=force))
+        for start in range(0, len(left), parallel.size()):
+            now = left[start : start + parallel.size()]
+            for number, piece in zip(now, _in_turns(ask_part, now), strict=True):
+                if isinstance(piece, dict):  # another process's
+                    piece = unpacked(piece, task, items[number], told[whole[number].instruction])
+                    if advance:
+                        advance(len(items[number]))
+                pieces[number] = piece
+                if journal is not None:
+                    journal.put(names[number], packed(piece))
+    return joined([pieces[number] for number in range(len(whole))], len(told))
+
+
+def _in_turns(ask_part: Callable[[int], Answers], now: Sequence[int]) -> list[Any]:
+    """Answers to one part in each process; those of the other processes as JSON values.
+
+    A part is asked by one process as it would be by a single one, so that answers are the same bit
+    for bit.
+    """
+    if parallel.size() == 1:
+        return [ask_part(number) for number in now]
+    mine: list[Answers] = []
+
+    def ask_mine() -> Any:
+        if parallel.rank() >= len(now):
+            return None
+        mine.append(ask_part(now[parallel.rank()]))
+        return packed(mine[0])
+
+    found = parallel.together(ask_mine)[: len(now)]
+    if mine:
+        found[parallel.rank()] = mine[0]
+    return found
 
 
 def _ask(

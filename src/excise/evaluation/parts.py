@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,8 @@ from excise.types import (
 )
 
 _ITEMS = 256
+_FEWEST, _SMALLEST = 4, 24
+"""Parts of a short evaluation, and items of its parts, at least."""
 _PROMPTS = 32
 _PASSAGES = 16
 
@@ -39,6 +42,18 @@ class Journal(Protocol):
 
     def put(self, key: str, value: Any) -> None:
         """Keep JSON values under a key, durably."""
+        ...
+
+
+class ArrayJournal(Journal, Protocol):
+    """A journal that also keeps tables of numbers, too large to be written as text."""
+
+    def get_arrays(self, key: str) -> Mapping[str, FloatArray] | None:
+        """What was kept under a key, or None."""
+        ...
+
+    def put_arrays(self, key: str, arrays: Mapping[str, FloatArray]) -> None:
+        """Keep arrays under a key, durably, bit for bit."""
         ...
 
 
@@ -60,11 +75,17 @@ def parts(task: AnyTask, n_items: int, n_instructions: int) -> list[Part]:
         n_items: number of items asked.
         n_instructions: number of instructions they are asked under.
     """
-    size = {PromptTask: _PROMPTS, TextTask: _PASSAGES}.get(type(task), _ITEMS)
+    most = {PromptTask: _PROMPTS, TextTask: _PASSAGES}.get(type(task), _ITEMS)
+    count = -(-n_items // most)
+    if most == _ITEMS:
+        # Several processes take turns over parts, so a short evaluation needs some, too. How many
+        # does not depend on the processes: what is forwarded together decides the last digits.
+        count = max(count, min(-(-_FEWEST // max(n_instructions, 1)), n_items // _SMALLEST))
+    edges = [n_items * place // count for place in range(count + 1)] if n_items else []
     return [
-        Part(instruction, start, min(start + size, n_items))
+        Part(instruction, start, stop)
         for instruction in range(n_instructions)
-        for start in range(0, n_items, size)
+        for start, stop in pairwise(edges)
     ]
 
 
@@ -80,6 +101,7 @@ def key(
     decides = {
         "model": loaded.digest,
         "dtype": str(loaded.model.dtype),
+        "device": loaded.device.type,
         "chat_template": loaded.tokenizer.chat_template if loaded.chat_template else None,
         "patch": None
         if patch is None

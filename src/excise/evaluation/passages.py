@@ -142,8 +142,8 @@ def _windows(loaded: LoadedModel, passages: Sequence[Passage], size: int) -> lis
             edges = (ends[start - 1] if start else 0, *ends[start : start + size])
             windows.append(_window(loaded, number, tokens, edges))
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
-    longest = max((len(window.inputs) for window in windows), default=0)
-    if limit and not loaded.encoder_decoder and longest > limit:
+    longest = max((max(len(w.inputs), len(w.encoder)) for w in windows), default=0)
+    if limit and longest > limit:
         raise ConfigError(
             f"text.window is {size}, but {loaded.name!r} has {limit} positions; use "
             f"--set text.window={limit} or less."

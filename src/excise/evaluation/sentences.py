@@ -55,7 +55,8 @@ def compare_sentences(
         loaded: the model in the state to be asked, patched or not.
         task: its `prompt_format` is what stands before the sentences.
         instances: the items to compare.
-        config: `max_tokens` only; how sentences are compared is the task's own.
+        config: `max_tokens` and `max_memory_mib` only; how sentences are compared is the task's
+            own.
         advance: called with the number of items just finished.
 
     Returns:
@@ -158,10 +159,14 @@ def _read_on(
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
     for instance, item in zip(instances, encoded, strict=True):
         _check_tokens(instance, [len(option) for option in item.options])
-        if limit and not loaded.encoder_decoder:
-            _check_length(loaded, instance, len(item.prompt) + max(map(len, item.options)), limit)
+        if limit:
+            length = loaded.positions_for(len(item.prompt), max(map(len, item.options)))
+            _check_length(loaded, instance, length, limit)
     with packed_linears(loaded.model):
-        scored = scorer_for(loaded, max_tokens=config.max_tokens).score(encoded, advance)
+        scorer = scorer_for(
+            loaded, max_tokens=config.max_tokens, max_memory_mib=config.max_memory_mib
+        )
+        scored = scorer.score(encoded, advance)
     per_token = _normalisation(loaded, task) == "per_token"
     return [
         [
@@ -244,7 +249,9 @@ def _fill_gaps(
     config: ScoringConfig,
     advance: Callable[[int], None] | None,
 ) -> list[list[_Score]]:
-    scorer = MaskedScorer(loaded, max_tokens=config.max_tokens)
+    scorer = MaskedScorer(
+        loaded, max_tokens=config.max_tokens, max_memory_mib=config.max_memory_mib
+    )
     limit = longest_text(loaded)
     rows: list[list[_Score]] = []
     with packed_linears(loaded.model):

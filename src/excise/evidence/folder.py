@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ from safetensors.numpy import save_file
 
 from excise.config import to_toml
 from excise.evidence.items import states, write_items
+from excise.evidence.journal import PartsFile, keeping
 from excise.evidence.records import results_record, run_record
 from excise.evidence.writing import RUN_FILE, finish, refuse_existing, writing
 from excise.metrics import METRICS, value
-from excise.patches import Patch
+from excise.patches import Adapter, Patch
+from excise.progress import Progress
 from excise.results import RunResult
 
 
@@ -36,8 +40,28 @@ class RunFolder:
             pass
         return cls(path)
 
-    def write(self, result: RunResult) -> None:
+    @contextmanager
+    def resuming(self, progress: Progress) -> Iterator[PartsFile]:
+        """Hold the folder's lock, and what an interrupted run has finished, while a run goes on.
+
+        Args:
+            progress: told how much there is to take over.
+
+        Raises:
+            OutputError: another process is writing the same folder.
+        """
+        with keeping(self.path) as parts:
+            refuse_existing(self.path)  # another process may just have finished it
+            if parts.found:
+                progress.stage(f"going on after {parts.found} finished parts")
+            yield parts
+
+    def write(self, result: RunResult, adapter: Adapter | None = None) -> None:
         """Write all files beside the target, then rename.
+
+        Args:
+            result: what the run found.
+            adapter: its patch as a LoRA.
 
         Raises:
             OutputError: no space, or no permission; nothing is left behind.
@@ -51,13 +75,13 @@ class RunFolder:
             (scratch / "README.md").write_text(_readme(result, results["paired"]), encoding="utf-8")
             write_items(states(result), scratch / "items.parquet")
             save_file(_scores(result), scratch / "scores.safetensors")
-            _with_metrics(result.patch, result).save(scratch / "patch")
+            _with_metrics(result.patch, result).save(scratch / "patch", adapter)
             if len(result.tasks) > 1 or len(result.tasks[0].trials) > 1:
                 for task in result.tasks:
                     for trial in task.trials:
                         name = f"{Path(task.task).stem}-trial-{trial.number}"
                         trial.patch.save(scratch / "patches" / name)
-            finish(scratch, self.path)
+            finish(scratch, self.path, manifest=True)
 
 
 def _scores(result: RunResult) -> dict[str, Any]:
@@ -103,7 +127,8 @@ def _readme(result: RunResult, paired: dict[str, list[dict[str, Any]]]) -> str:
         "",
         "Files: `run.json` (configuration, digests, versions), `config.toml` (run it again with",
         "`excise run --config config.toml`), `results.json`, `items.parquet` (one row for each",
-        "instance, instruction and state), `scores.safetensors` (all neuron scores), `patch/`.",
+        "instance, instruction and state), `scores.safetensors` (all neuron scores), `patch/`,",
+        "`files.json` (sha256 of every file). `excise verify` recomputes all of it.",
         "",
     ]
     return "\n".join(lines)

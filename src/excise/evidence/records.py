@@ -10,12 +10,14 @@ from typing import Any
 
 from excise import __version__
 from excise.config import RunConfig
+from excise.evidence.code import code_digest
 from excise.metrics import METRICS, value
 from excise.results import RunResult, TrialResult, over_instructions
 from excise.splits import digest
 from excise.types import Split, Task
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of `run.json` and the files beside it; 1 had no manifest, no task texts, and no code digest."""
 
 
 _LIBRARIES = ("torch", "transformers", "numpy", "scipy", "safetensors", "tokenizers")
@@ -40,6 +42,8 @@ def provenance(config: RunConfig, task: Task, split: Split, trial: int) -> dict[
         "attribution": config.attribution.model_dump(mode="json"),
         "selection": config.selection.model_dump(mode="json"),
         "scoring": config.scoring.model_dump(mode="json"),
+        # A model that the table lacks: what the patch calls neurons.
+        **({"neurons": config.neurons, "no_neurons": config.no_neurons} if config.neurons else {}),
     }
 
 
@@ -48,6 +52,7 @@ def run_record(result: RunResult) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "excise": __version__,
+        "code": {"version": __version__, "digest": code_digest()},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": result.config.model_dump(mode="json"),
         "model": {
@@ -55,12 +60,17 @@ def run_record(result: RunResult) -> dict[str, Any]:
             "digest": result.model_digest,
             "neurons": result.n_neurons,
         },
+        "weights_unchanged": result.weights_unchanged,
         "tasks": {
             task.task: {
                 "data_digest": task.data_digest,
                 "licence": task.licence,
                 "citation": task.citation,
                 "instructions": list(task.trials[0].original.instructions),
+                "prompt_format": task.prompt_format,
+                "metrics": list(task.metrics),
+                "asked": digest(task.trials[0].original.instances),
+                "best_trial": task.best.number,
                 "trials": [_trial_record(trial) for trial in task.trials],
             }
             for task in result.tasks
@@ -101,16 +111,12 @@ def results_record(result: RunResult) -> dict[str, Any]:
                 if number is not None
             }
         states[task.task] = row
-    pooled = {"(all tasks)": result.tasks} if len(result.tasks) > 1 else {}
     return {
         "results": states,
         "paired": {
-            name: [asdict(estimate) for estimate in result.estimates(tasks)]
-            for name, tasks in {
-                **{task.task: (task,) for task in result.tasks},
-                **pooled,
-            }.items()
+            name: [asdict(estimate) for estimate in rows] for name, rows in result.paired.items()
         },
+        "changes": result.changes,
         "n-samples": {
             task.task: {
                 "original": len(task.trials[0].split.test),

@@ -12,6 +12,7 @@ from excise.models import LoadedModel
 from excise.patches import Patch
 from excise.pipeline import load_model, load_tasks
 from excise.progress import Progress, Silent
+from excise.questioning import weights_unchanged
 from excise.splits import sample
 from excise.types import Answers, AnyTask, Item, PromptTask, TextTask
 
@@ -30,6 +31,8 @@ class Measured:
     original: Answers
     patched: Answers | None
     patch: Patch | None
+    weights_unchanged: bool = False
+    """Whether the patch leaves every weight as it was: both states are then one model."""
 
     @property
     def states(self) -> dict[str, Answers]:
@@ -80,7 +83,8 @@ def measure(
         task.name: sample(task.instances, config.limit, seed=config.split_seed, unit="block")
         for task in tasks
     }
-    states: list[Patch | None] = [None] if patch is None else [None, patch]
+    unchanged = patch is not None and weights_unchanged(loaded, patch, force=force)
+    states: list[Patch | None] = [None] if patch is None or unchanged else [None, patch]
     progress.plan(
         sum(_work(task, config) * _asked(task, asked[task.name], config) for task in tasks)
         * len(states)
@@ -94,8 +98,11 @@ def measure(
             answers.append(
                 _ask(loaded, task, asked[task.name], config, state, force, journal, progress)
             )
-        patched = answers[1] if patch is not None else None
-        results.append(Measured(task, loaded.name, loaded.digest, answers[0], patched, patch))
+        # The same model is not asked twice: a difference to itself would be rounding.
+        patched = None if patch is None else answers[-1]
+        results.append(
+            Measured(task, loaded.name, loaded.digest, answers[0], patched, patch, unchanged)
+        )
     return tuple(results)
 
 

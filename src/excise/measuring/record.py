@@ -12,7 +12,7 @@ import numpy as np
 from excise import __version__
 from excise.config import RunConfig
 from excise.errors import NonFiniteError
-from excise.evidence import environment
+from excise.evidence import code_digest, environment
 from excise.measuring.measure import Measured
 from excise.metrics import Metric, metrics_of, spread, value
 from excise.statistics import Pair, bootstrap, pooled_difference
@@ -62,10 +62,12 @@ def record(measured: Sequence[Measured], config: RunConfig) -> dict[str, Any]:
         "model_name": measured[0].model,
         "model_name_sanitized": measured[0].model.replace("/", "__"),
         "model_digest": measured[0].model_digest,
+        "weights_unchanged": measured[0].weights_unchanged,
         "task_hashes": {entry.task.name: entry.task.digest for entry in measured},
         "date": datetime.now(UTC).timestamp(),
         "environment": environment(),
         "excise": __version__,
+        "code": {"version": __version__, "digest": code_digest()},
     }
 
 

@@ -42,7 +42,7 @@ def write(
         if samples:
             for entry in measured:
                 write_samples(entry, scratch)
-        finish(scratch, path)
+        finish(scratch, path, manifest=True)
 
 
 def _items(measured: Sequence[Measured]) -> Iterator[tuple[dict[str, Any], Answers]]:

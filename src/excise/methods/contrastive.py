@@ -26,6 +26,7 @@ from excise.config import AttributionConfig
 from excise.errors import ConfigError
 from excise.methods.crispr import choose_patch, excision
 from excise.methods.method import Fitted, Fitting
+from excise.methods.resuming import digest_of, kept_scores
 from excise.models import LoadedModel, Site, packed_linears
 from excise.scoring import EncodedPrompt, encode
 from excise.splits import sample
@@ -44,19 +45,22 @@ class Contrastive:
     def fit(self, fitting: Fitting) -> Fitted:
         """Score on CRISPR's sample of find, choose n on tune as CRISPR does."""
         config = fitting.config
-        scores = contrast(
-            fitting.loaded,
-            fitting.task,
-            sample(
-                fitting.split.find,
-                config.attribution.instances,
-                seed=fitting.seed,
-                unit="instance",
+        read = sample(
+            fitting.split.find, config.attribution.instances, seed=fitting.seed, unit="instance"
+        )
+        options = config.attribution.model_dump(mode="json"), config.scoring.end_token
+        scores = kept_scores(
+            fitting.journal,
+            lambda: digest_of(fitting.loaded, fitting.task, read, self.name, *options),
+            lambda: contrast(
+                fitting.loaded,
+                fitting.task,
+                read,
+                config.attribution,
+                relative=self.relative,
+                end_token=config.scoring.end_token,
+                advance=fitting.progress.advance,
             ),
-            config.attribution,
-            relative=self.relative,
-            end_token=config.scoring.end_token,
-            advance=fitting.progress.advance,
         )
         by_size = config.attribution.model_copy(update={"sign": "absolute"})
         choice = choose_patch(
@@ -68,6 +72,7 @@ class Contrastive:
             seed=fitting.seed,
             provenance={**fitting.provenance, "method": self.name},
             advance=fitting.progress.advance,
+            journal=fitting.journal,
         )
         return excision(self.name, choice, scores)
 
@@ -171,6 +176,8 @@ class _Observer:
 
     def record(self, site: Site, activation: torch.Tensor) -> None:
         """Reduce one module's output, [rows, tokens, neurons]."""
+        # OPT's feed-forward sees all rows as one.
+        activation = activation.reshape(*self.masks[0].shape, site.size)
         self.means[site.module] = [
             reduce_tokens(activation[rows].float(), mask[rows], "mean").double().cpu()
             for mask in self.masks

@@ -6,17 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from excise.attribution import NeuronScores, attribute
+from excise.attribution import NeuronScores, attribute, competing_sites
 from excise.config import Preset
 from excise.errors import ConfigError
-from excise.evaluation import predict
+from excise.evaluation import ArrayJournal, ask
 from excise.methods.method import Excision, Fitted, Fitting
+from excise.methods.racing import raced
+from excise.methods.resuming import KeptSums, digest_of
 from excise.metrics import METRICS, value
 from excise.models import LoadedModel
 from excise.patches import Patch, factor_of
 from excise.selection import CurvePoint, RankedNeuron, choose, first_best, golden_section, top
 from excise.splits import sample
-from excise.types import Instance, Task
+from excise.types import Instance, Predictions, Task
 
 CURVE_METRICS = (
     "accuracy",
@@ -35,7 +37,7 @@ class Choice:
 
     patch: Patch
     curve: tuple[CurvePoint, ...]
-    """Every n tried on the tune split, in the order of evaluation; empty for a fixed n."""
+    """Every n measured in full on the tune split, as it was tried; empty for a fixed n."""
 
 
 ATTRIBUTION_WORK = 8
@@ -55,8 +57,10 @@ class Crispr:
 
     def excise(self, fitting: Fitting) -> Excision:
         """As `fit`; the result is known to be a patch."""
-        scores = located(fitting)
         config = fitting.config
+        competing = competing_sites(fitting.loaded, config.attribution)
+        _check_size(config, sum(site.size for site in competing))  # before the work, not after it
+        scores = located(fitting)
         options = [getattr(config, name).model_dump_json() for name in _DECIDE]
 
         def choose_n() -> Choice:
@@ -70,6 +74,7 @@ class Crispr:
                 seed=fitting.seed,
                 provenance={},
                 advance=fitting.progress.advance,
+                journal=fitting.journal,
             )
 
         choice = fitting.shared.once(f"choice {fitting.seed} {options}", choose_n, fitting.progress)
@@ -94,6 +99,7 @@ def located(fitting: Fitting) -> NeuronScores:
             config,
             seed=fitting.seed,
             advance=lambda prompts: fitting.progress.advance(prompts * ATTRIBUTION_WORK),
+            journal=fitting.journal,
         ),
         fitting.progress,
     )
@@ -112,9 +118,17 @@ def locate(
     *,
     seed: int,
     advance: Callable[[int], None] | None = None,
+    journal: ArrayJournal | None = None,
 ) -> NeuronScores:
-    """Bias scores of all neurons from a seeded sample of the find split."""
+    """Bias scores of all neurons from a seeded sample of the find split.
+
+    With a journal, instructions that an interrupted call has done are not done again.
+    """
     instances = sample(find, config.attribution.instances, seed=seed, unit="instance")
+    sums = None
+    if journal is not None:
+        options = config.attribution.model_dump(mode="json"), config.scoring.end_token
+        sums = KeptSums(journal, digest_of(loaded, task, instances, "attribution", *options))
     return attribute(
         loaded,
         task,
@@ -122,6 +136,7 @@ def locate(
         config.attribution,
         end_token=config.scoring.end_token,
         advance=advance,
+        sums=sums,
     )
 
 
@@ -135,24 +150,21 @@ def choose_patch(
     seed: int,
     provenance: Mapping[str, Any],
     advance: Callable[[int], None] | None = None,
+    journal: ArrayJournal | None = None,
 ) -> Choice:
     """The first n neurons of the ranking, n fixed or the best on the tune split.
 
     The objective is accuracy, the mean over instructions; of equals the smaller n wins, in a
     golden-section search the first one tried (the authors' code). n = 0 competes: where no n helps,
-    the patch is empty.
+    the patch is empty. A race measures only the numbers that win in full, and only these are in the
+    curve. With a journal, what an interrupted call has asked is not asked again.
 
     Raises:
         ConfigError: n, or a number of the grid, is larger than the number of neurons.
     """
     selection = config.selection
-    available = sum(len(values) for values in scores.by_module.values())
-    largest = _largest(config)
-    if largest > available:
-        raise ConfigError(
-            f"n = {largest} is larger than the number of neurons that compete ({available:,})."
-        )
-    ranking = top(scores.by_module, largest, sign=config.attribution.sign)
+    _check_size(config, sum(len(values) for values in scores.by_module.values()))
+    ranking = top(scores.by_module, _largest(config), sign=config.attribution.sign)
 
     def patch(n: int) -> Patch:
         return _patch(loaded, ranking[:n], config, provenance)
@@ -163,32 +175,60 @@ def choose_patch(
     instructions = task.instructions[: selection.tune_instructions]
     tried: dict[int, dict[str, float | None]] = {}
 
-    def measure(n: int) -> float:
-        with patch(n).applied(loaded):
-            predictions = predict(
-                loaded, task, instances, config.scoring, instructions=instructions, advance=advance
-            )
+    def answers(n: int, items: Sequence[Instance]) -> Predictions:
+        said = ask(
+            loaded,
+            task,
+            items,
+            config,
+            patch=patch(n),
+            instructions=instructions,
+            journal=journal,
+            advance=advance,
+        )
+        assert isinstance(said, Predictions)  # the task is a choice
+        return said
+
+    def valued(n: int, predictions: Predictions) -> float:
         tried[n] = {name: value(METRICS[name], predictions) for name in CURVE_METRICS}
         return float(tried[n]["accuracy"] or 0.0)
 
-    if selection.search == "grid":
-        points = [CurvePoint(n, measure(n)) for n in sorted(set(selection.grid))]
-        best = choose(points)
-    else:
+    def measure(n: int) -> float:
+        return valued(n, answers(n, instances))
+
+    if selection.search == "golden_section":
         # The authors compare accuracies in per cent, rounded to two decimals.
         points = list(
             golden_section(lambda n: round(100 * measure(n), 2) / 100, *selection.golden_section)
         )
         best = first_best(points)
+    else:
+        numbers = sorted(set(selection.grid))
+        if selection.search == "racing":
+            finished = raced(numbers, instances, answers)
+            points = [CurvePoint(n, valued(n, said)) for n, said in finished.items()]
+        else:
+            points = [CurvePoint(n, measure(n)) for n in numbers]
+        best = choose(points)
     curve = tuple(CurvePoint(point.n, point.objective, tried[point.n]) for point in points)
     return Choice(patch(best.n), curve)
+
+
+def _check_size(config: Preset, available: int) -> None:
+    largest = _largest(config)
+    if largest > available:
+        raise ConfigError(
+            f"n = {largest} is larger than the number of neurons that compete ({available:,})."
+        )
 
 
 def _largest(config: Preset) -> int:
     selection = config.selection
     if isinstance(selection.n, int):
         return selection.n
-    return max(selection.grid) if selection.search == "grid" else selection.golden_section[1]
+    if selection.search == "golden_section":
+        return selection.golden_section[1]
+    return max(selection.grid)
 
 
 def _patch(

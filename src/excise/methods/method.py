@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from excise.attribution import NeuronScores
 from excise.config import RunConfig, ScoringConfig
-from excise.evaluation import predict
+from excise.evaluation import ArrayJournal, predict
 from excise.models import LoadedModel
 from excise.patches import Patch
 from excise.progress import Progress, Silent
@@ -70,6 +70,8 @@ class Fitting:
     """Told of the work in units of one scored prompt."""
     shared: Shared = field(default_factory=Shared, compare=False)
     """What other methods of the same task, split, options and seed found before."""
+    journal: ArrayJournal | None = field(default=None, compare=False)
+    """Keeps what is finished, so that an interrupted fit goes on where it stopped."""
 
 
 class Fitted(Protocol):

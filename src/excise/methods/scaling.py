@@ -33,6 +33,7 @@ class Scaled:
                 seed=fitting.seed,
                 provenance={**fitting.provenance, "method": self.name},
                 advance=fitting.progress.advance,
+                journal=fitting.journal,
             )
             for factor in fitting.config.selection.factors
         ]

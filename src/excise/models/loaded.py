@@ -7,11 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
 
 from excise.errors import ModelError
-from excise.models.architectures import Architecture, Site, architecture_of, sites
+from excise.models.architectures import DESCRIBED, Architecture, Site, layout_of, sites
 from excise.models.digest import weights_digest
+from excise.models.linear import LinearMap, is_linear
+from excise.models.probe import probe
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,35 @@ class LoadedModel:
 
     @property
     def branches(self) -> bool:
-        """Whether options may branch off one shared prompt: free attention masks and positions.
+        """Whether all prompts may be scored as one prefix tree (`excise.scoring.tree_attention`).
 
-        Not with ALiBi, sliding windows or attention kernels that take no boolean mask: flash takes
-        none at all, eager adds what it is given, so that a boolean mask would forbid nothing.
+        Positions must be free, so not with ALiBi, and the attention one that transformers lets be
+        replaced. Windows are followed; capped logits and chunks are not. Rotary positions that are
+        scaled by the length of what is read would differ with the company of a prompt.
         """
         config = self.model.config
-        windows = getattr(config, "sliding_window", None) is not None and getattr(
-            config, "use_sliding_window", True
+        layers = set(getattr(config, "layer_types", None) or ())
+        scaled = {
+            name
+            for rope in _dictionaries(getattr(config, "rope_parameters", None))
+            if (name := rope.get("rope_type", "default")) in ("dynamic", "longrope")
+        }
+        return (
+            self.architecture.explicit_positions
+            and bool(getattr(self.model, "_supports_attention_backend", False))
+            and getattr(config, "attn_logit_softcapping", None) is None
+            and layers <= {"full_attention", "sliding_attention"}
+            and not scaled
         )
-        kernel = getattr(config, "_attn_implementation", "eager")
-        return self.architecture.explicit_positions and not windows and kernel == "sdpa"
+
+    def positions_for(self, prompt: int, answer: int) -> int:
+        """Positions that a prompt and its answer take: one after the other, or side by side.
+
+        Args:
+            prompt: tokens of the prompt.
+            answer: tokens of the answer; the decoder's own where there are two stacks.
+        """
+        return max(prompt, answer) if self.encoder_decoder else prompt + answer
 
     @property
     def device(self) -> torch.device:
@@ -84,16 +103,22 @@ class LoadedModel:
         device: torch.device = next(self.model.parameters()).device
         return device
 
-    def linear(self, module: str) -> nn.Linear:
+    def linear(self, module: str) -> LinearMap:
         """The linear map of that name."""
-        found = self.model.get_submodule(module)
-        if not isinstance(found, nn.Linear):
+        found: LinearMap = self.model.get_submodule(module)
+        if not is_linear(found):
             raise ModelError(f"module {module!r} is a {type(found).__name__}, not a linear map.")
         return found
 
 
 def wrap(
-    model: Any, tokenizer: Any, *, name: str | None = None, apply_chat_template: str = "auto"
+    model: Any,
+    tokenizer: Any,
+    *,
+    name: str | None = None,
+    apply_chat_template: str = "auto",
+    neurons: str | None = None,
+    no_neurons: str | None = None,
 ) -> LoadedModel:
     """Take an already loaded `PreTrainedModel` with its tokenizer.
 
@@ -105,11 +130,16 @@ def wrap(
         name: what to call it in results; by default its `name_or_path`.
         apply_chat_template: `auto` (if the tokenizer has one and the model is decoder-only), `yes`
             or `no`.
+        neurons: describes a layout that the table does not have, or replaces the table's; see
+            `excise.models.architectures.layout_of`.
+        no_neurons: which linear maps hold none, beside `neurons`.
 
     Raises:
-        ModelError: quantised weights, `yes` where there is no template to apply, or a masked
-            language model without its head.
-        UnsupportedArchitectureError: a layout that the table does not describe.
+        ModelError: quantised or offloaded weights, `yes` where there is no template to apply, a
+            masked language model without its head, or an encoder-decoder model without a token
+            that its decoder starts from.
+        UnsupportedArchitectureError: a layout that nobody describes, or otherwise than it is.
+        ConfigError: `neurons` or `no_neurons` is no regular expression, or lacks a group.
     """
     refuse_quantised(getattr(model, "config", None))
     config = getattr(model, "config", None)
@@ -117,7 +147,7 @@ def wrap(
         raise ModelError(
             f"{type(model).__name__} is not a transformers model: it has no config.model_type."
         )
-    architecture = architecture_of(config.model_type)
+    architecture = layout_of(config, neurons, no_neurons)
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if architecture.kind == "masked" and not type(model).__name__.endswith("ForMaskedLM"):
         raise ModelError(
@@ -138,6 +168,17 @@ def wrap(
         raise ModelError(
             "some weights are not in memory (meta or offloaded); load the model onto one device."
         )
+    if any(not parameter.is_floating_point() for parameter in model.parameters()):
+        raise ModelError(
+            "some weights are whole numbers, as quantised ones are; neurons are located and "
+            "excised in full precision. Load the unquantised checkpoint."
+        )
+    start = getattr(config, "decoder_start_token_id", None)
+    if architecture.kind == "encoder-decoder" and start is None:
+        raise ModelError(
+            "the model's config names no decoder_start_token_id, so no answer has a beginning; "
+            "set it to the token that the model was trained with."
+        )
     model.eval()
     loaded = LoadedModel(
         model=model,
@@ -147,7 +188,9 @@ def wrap(
         chat_template=chat,
         digest=weights_digest(model),
     )
-    _ = loaded.sites  # an unknown layout is refused here, not after an hour
+    found = loaded.sites  # an unknown layout is refused here, not after an hour
+    if architecture.name == DESCRIBED:
+        probe(model, found, encoder_decoder=loaded.encoder_decoder)
     return loaded
 
 
@@ -166,3 +209,11 @@ def refuse_quantised(config: Any) -> None:
             f"the model's weights are quantised ({method or 'unknown method'}); neurons are "
             "located and excised in full precision. Load the unquantised checkpoint or a GGUF file."
         )
+
+
+def _dictionaries(value: Any) -> list[dict[str, Any]]:
+    """The innermost dictionaries: rotary positions may be described layer type by layer type."""
+    if not isinstance(value, dict):
+        return []
+    inner = [found for item in value.values() for found in _dictionaries(item)]
+    return inner or [value]

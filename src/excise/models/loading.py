@@ -26,7 +26,7 @@ from transformers import modeling_gguf_pytorch_utils as gguf
 from transformers.utils import logging as transformers_logging
 
 from excise.errors import ModelError
-from excise.models.architectures import Kind, architecture_of
+from excise.models.architectures import Kind, layout_of
 from excise.models.loaded import LoadedModel, refuse_quantised, wrap
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ def load(
     device: str = "auto",
     revision: str | None = None,
     apply_chat_template: str = "auto",
+    neurons: str | None = None,
+    no_neurons: str | None = None,
 ) -> LoadedModel:
     """Load a model and its tokenizer; never runs code from a repository.
 
@@ -64,10 +66,13 @@ def load(
         device: `auto` (CUDA if there is one, else CPU) or a torch device.
         revision: branch, tag or commit on the Hub.
         apply_chat_template: `auto`, `yes` or `no`; see `wrap`.
+        neurons: describes a layout that the table does not have; see `wrap`.
+        no_neurons: which linear maps hold none, beside `neurons`.
 
     Raises:
         ModelError: nothing loadable under that name, missing weights, or quantised ones.
-        UnsupportedArchitectureError: a layout that the table does not describe.
+        UnsupportedArchitectureError: a layout that nobody describes, or otherwise than it is.
+        ConfigError: `neurons` or `no_neurons` is no regular expression, or lacks a group.
     """
     transformers_logging.disable_progress_bar()
     _silence_conversion()
@@ -79,7 +84,7 @@ def load(
     if path is not None and path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ModelError(f"no such GGUF file: {path}")
-        source = str(_converted_gguf(path))
+        source = str(_converted_gguf(path, neurons, no_neurons))
     elif path is not None and path.exists():
         if not (path / "config.json").is_file():
             raise ModelError(
@@ -91,13 +96,20 @@ def load(
         raise ModelError(f"no such model folder: {path}")
     else:
         source = label
-    model, tokenizer = _from_pretrained(source, torch_dtype, revision)
+    model, tokenizer = _from_pretrained(source, torch_dtype, revision, neurons, no_neurons)
     target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         model.to(target)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"cannot use device {target!r}: {_first_line(error)}") from error
-    return wrap(model, tokenizer, name=label, apply_chat_template=apply_chat_template)
+    return wrap(
+        model,
+        tokenizer,
+        name=label,
+        apply_chat_template=apply_chat_template,
+        neurons=neurons,
+        no_neurons=no_neurons,
+    )
 
 
 def _silence_conversion() -> None:
@@ -105,11 +117,17 @@ def _silence_conversion() -> None:
     gguf.tqdm = partial(tqdm, disable=True)
 
 
-def _from_pretrained(source: str, dtype: torch.dtype, revision: str | None) -> tuple[Any, Any]:
+def _from_pretrained(
+    source: str,
+    dtype: torch.dtype,
+    revision: str | None,
+    neurons: str | None,
+    no_neurons: str | None,
+) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         refuse_quantised(config)
-        architecture = architecture_of(config.model_type)
+        architecture = layout_of(config, neurons, no_neurons)
         auto = _CLASSES[architecture.kind]
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
@@ -151,7 +169,7 @@ def _default_file() -> Path | None:
     return path if path.is_file() else None
 
 
-def _converted_gguf(path: Path) -> Path:
+def _converted_gguf(path: Path, neurons: str | None, no_neurons: str | None) -> Path:
     """A plain float32 folder with the de-quantised weights of a GGUF file, converted once.
 
     De-quantising takes tens of seconds and leaves a model that cannot be saved, so the result goes
@@ -165,7 +183,7 @@ def _converted_gguf(path: Path) -> Path:
     log.info("de-quantising %s (once)", path.name)
     try:
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        architecture_of(config.model_type)
+        layout_of(config, neurons, no_neurons)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         quantised = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32

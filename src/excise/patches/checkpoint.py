@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from excise.models import LoadedModel
+from excise.patches.lora import lora_if_possible
 from excise.patches.patch import Patch
 
 
 def save_checkpoint(
-    loaded: LoadedModel, patch: Patch, folder: Path, *, force: bool = False
+    loaded: LoadedModel,
+    patch: Patch,
+    folder: Path,
+    *,
+    force: bool = False,
+    card: str | None = None,
 ) -> None:
     """Save the patched weights, the tokenizer, the patch and a model card into an empty folder.
 
@@ -20,12 +26,14 @@ def save_checkpoint(
         patch: what to excise.
         folder: an existing folder to fill.
         force: accept other weights than the patch was made on.
+        card: the model card; by default a short one, without measured values.
     """
+    adapter = lora_if_possible(loaded, patch, force=force)
     with patch.applied(loaded, force=force):
         loaded.model.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
-    patch.save(folder / "patch")
-    (folder / "README.md").write_text(_card(loaded, patch), encoding="utf-8")
+    patch.save(folder / "patch", adapter)
+    (folder / "README.md").write_text(card or _card(loaded, patch), encoding="utf-8")
 
 
 def _card(loaded: LoadedModel, patch: Patch) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from excise.errors import PatchError
+from excise.models import LinearMap, is_linear, output_rows
 from excise.types import Neuron
 
 Factor = float | Sequence[float]
@@ -35,10 +36,11 @@ def check(model: nn.Module, neurons: Sequence[Neuron]) -> None:
 
 @torch.no_grad()
 def scale_outputs(model: nn.Module, neurons: Sequence[Neuron], factor: Factor = 0.0) -> None:
-    """Multiply weight rows and bias entries of the neurons by `factor`, in place, for good.
+    """Multiply weights and bias entries of the neurons by `factor`, in place, for good.
 
-    The output feature is multiplied by the factor for every input (Yang et al. 2024, section 3.4,
-    for factor 0); shapes stay as they are.
+    A neuron's weights are a row; a column where a map is stored the other way round. The output
+    feature is multiplied by the factor for every input (Yang et al. 2024, section 3.4, for
+    factor 0); shapes stay as they are.
     """
     check(model, neurons)
     factors = [factor] * len(neurons) if isinstance(factor, int | float) else list(factor)
@@ -48,13 +50,14 @@ def scale_outputs(model: nn.Module, neurons: Sequence[Neuron], factor: Factor = 
             _scale(_linear(model, module, indices), indices, wanted)
 
 
-def _scale(linear: nn.Linear, indices: Sequence[int], factor: float) -> None:
-    rows = torch.tensor(indices, device=linear.weight.device)
+def _scale(linear: LinearMap, indices: Sequence[int], factor: float) -> None:
+    weight = output_rows(linear)
+    rows = torch.tensor(indices, device=weight.device)
     if factor == 0.0:
         # Not a product: 0 * inf would be NaN.
-        linear.weight[rows] = 0.0
+        weight[rows] = 0.0
     else:
-        linear.weight[rows] *= factor
+        weight[rows] *= factor
     if linear.bias is not None:
         linear.bias[rows] = 0.0 if factor == 0.0 else linear.bias[rows] * factor
 
@@ -78,29 +81,30 @@ def scaled_outputs(
                 linear = _linear(model, module, indices)
                 weight, bias = saved[module]
                 rows = torch.tensor(indices, device=linear.weight.device)
-                linear.weight[rows] = weight
+                output_rows(linear)[rows] = weight
                 if bias is not None:
                     linear.bias[rows] = bias
 
 
-def _rows(linear: nn.Linear, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    weight = linear.weight.detach()[indices].clone()
+def _rows(linear: LinearMap, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    weight = output_rows(linear).detach()[indices].clone()
     return weight, None if linear.bias is None else linear.bias.detach()[indices].clone()
 
 
-def _linear(model: nn.Module, module: str, indices: Sequence[int]) -> nn.Linear:
+def _linear(model: nn.Module, module: str, indices: Sequence[int]) -> LinearMap:
     try:
-        linear = model.get_submodule(module)
+        linear: LinearMap = model.get_submodule(module)
     except AttributeError:
         raise PatchError(
             f"the model has no module {module!r}; the patch is for another one."
         ) from None
-    if not isinstance(linear, nn.Linear):
+    if not is_linear(linear):
         raise PatchError(f"module {module!r} is a {type(linear).__name__}, not a linear map.")
+    size = output_rows(linear).shape[0]
     for index in indices:
-        if not 0 <= index < linear.out_features:
+        if not 0 <= index < size:
             raise PatchError(
                 f"neuron {index} of module {module!r} is out of range: "
-                f"it has {linear.out_features} output features."
+                f"it has {size} output features."
             )
     return linear

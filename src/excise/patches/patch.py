@@ -7,13 +7,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from excise.config import PatchConfig
 from excise.errors import PatchError, PatchMismatchError
 from excise.models import LoadedModel, weights_digest
+from excise.patches.adapter import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    Adapter,
+    check_files,
+    digests,
+)
 from excise.patches.edit import check as check_neurons
 from excise.patches.edit import scale_outputs, scaled_outputs
 from excise.types import Neuron
@@ -131,14 +138,28 @@ class Patch:
         self.check(model, force=force)
         scale_outputs(_module(model), self.neurons, self.factors or self.factor)
 
-    def save(self, folder: str | Path) -> None:
-        """Write `neurons.json` into a folder, which is made if needed."""
+    def save(self, folder: str | Path, adapter: Adapter | None = None) -> None:
+        """Write `neurons.json` into a folder, which is made if needed.
+
+        Args:
+            folder: where to; an adapter that lies there is replaced or removed.
+            adapter: this patch as a LoRA, of `lora_of`; its files are written beside.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / NEURONS_FILE).write_text(self.to_json(), encoding="utf-8")
+        files = adapter.files() if adapter else {}
+        for name in (ADAPTER_CONFIG_FILE, ADAPTER_FILE):
+            (folder / name).unlink(missing_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        (folder / NEURONS_FILE).write_text(self.to_json(digests(files)), encoding="utf-8")
 
-    def to_json(self) -> str:
-        """The text of `neurons.json`."""
+    def to_json(self, adapter_sha256: Mapping[str, str] | None = None) -> str:
+        """The text of `neurons.json`.
+
+        Args:
+            adapter_sha256: adapter file -> sha256, where such files lie beside it.
+        """
         own = self.by_neuron if self.factors else {}
         document = {
             "schema_version": SCHEMA_VERSION,
@@ -152,17 +173,24 @@ class Patch:
             ],
             "provenance": dict(self.provenance),
         }
+        if adapter_sha256:
+            document["adapter_sha256"] = dict(adapter_sha256)
         return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def load(cls, folder: str | Path) -> Patch:
         """Read a patch folder, or its `neurons.json`.
 
+        The adapter in a folder is not read, but if there is one, it must be the one written with
+        the patch; of a `neurons.json` that is named itself, nothing beside it is looked at.
+
         Raises:
-            PatchError: no such file, cut off, of another schema version, or malformed.
+            PatchError: no such file, cut off, of another schema version, or malformed; or the
+                adapter is damaged, in part missing, or another one.
         """
         path = Path(folder)
-        path = path / NEURONS_FILE if path.is_dir() else path
+        beside = path if path.is_dir() else None
+        path = path / NEURONS_FILE if beside else path
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -180,6 +208,8 @@ class Patch:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise PatchError(f"patch {path}, field {where}: {first['msg']}.") from error
+        if beside:
+            check_files(beside, read.adapter_sha256)
         factors = tuple(n.factor for n in read.neurons if n.factor is not None)
         if 0 < len(factors) < len(read.neurons):
             raise PatchError(f"patch {path}: some neurons have a factor of their own, others none.")
@@ -197,6 +227,10 @@ class Patch:
             raise PatchError(f"patch {path}: {error}") from error
 
 
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_AdapterFile = Annotated[str, Field(pattern=r"^adapter_(config\.json|model\.safetensors)$")]
+
+
 class _Neuron(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     module: str = Field(min_length=1)
@@ -209,10 +243,11 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     schema_version: int
     base_model: str
-    base_digest: str = Field(pattern="^[0-9a-f]{64}$")
+    base_digest: _Sha256
     factor: float = Field(default=0.0, allow_inf_nan=False)
     neurons: list[_Neuron]
     provenance: dict[str, Any]
+    adapter_sha256: dict[_AdapterFile, _Sha256] = Field(default_factory=dict)
 
 
 def factor_of(config: PatchConfig) -> float:

@@ -61,9 +61,9 @@ def encode(
                 "give every option a text."
             )
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
-    if limit and not loaded.encoder_decoder:
+    if limit:
         for instance, item in zip(instances, encoded, strict=True):
-            length = len(item.prompt) + max(map(len, item.options))
+            length = loaded.positions_for(len(item.prompt), max(map(len, item.options)))
             if length > limit:
                 raise ConfigError(
                     f"instance {instance.id!r} needs {length} tokens, but {loaded.name!r} has "

@@ -7,7 +7,7 @@ StereoSet and CrowS-Pairs each score some tokens only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -16,6 +16,8 @@ import torch
 
 from excise.errors import ModelError
 from excise.models import LoadedModel
+from excise.scoring.memory import budget, in_batches
+from excise.scoring.rows import log_likelihoods, only_rows
 from excise.tasks.stereoset import BLANK
 
 _Text = tuple[tuple[int, ...], tuple[int, ...]]
@@ -37,9 +39,11 @@ class Gap:
 class MaskedScorer:
     """Scores gaps; texts with the same gap are forwarded once, whatever is wanted there."""
 
-    def __init__(self, loaded: LoadedModel, *, max_tokens: int = 512) -> None:
+    def __init__(
+        self, loaded: LoadedModel, *, max_tokens: int = 768, max_memory_mib: int = 1024
+    ) -> None:
         self._loaded = loaded
-        self._max_tokens = max_tokens
+        self._budget = budget(loaded, max_tokens=max_tokens, max_memory_mib=max_memory_mib)
 
     @torch.inference_mode()
     def score(self, gaps: Sequence[Gap]) -> list[float]:
@@ -53,19 +57,25 @@ class MaskedScorer:
             wanted.setdefault((gap.tokens, gap.segments), []).append(number)
         result = [0.0] * len(gaps)
         texts = sorted(wanted, key=lambda text: -len(text[0]))
-        for batch in self._batches(texts):
-            rows = [(row, n) for row, text in enumerate(batch) for n in wanted[text]]
-            values = self._log_probabilities(batch, [(row, gaps[n]) for row, n in rows])
-            for (_, n), value in zip(rows, values, strict=True):
+
+        def wanted_of(batch: Sequence[int]) -> list[tuple[int, int]]:
+            """(row, number of the gap) of each gap in a batch of texts."""
+            return [(row, n) for row, k in enumerate(batch) for n in wanted[texts[k]]]
+
+        for batch, values in in_batches(
+            range(len(texts)),
+            self._budget,
+            lambda start, limit: max(
+                1, min(limit.tokens // len(texts[start][0]), limit.rows)
+            ),  # the longest of the batch; one row of logits each
+            lambda batch: self._log_probabilities(
+                [texts[k] for k in batch], [(row, gaps[n]) for row, n in wanted_of(batch)]
+            ),
+            lambda batch: len(batch) * len(texts[batch[0]][0]),
+        ):
+            for (_, n), value in zip(wanted_of(batch), values, strict=True):
                 result[n] = value
         return result
-
-    def _batches(self, texts: list[_Text]) -> Iterator[list[_Text]]:
-        start = 0
-        while start < len(texts):
-            size = max(1, self._max_tokens // len(texts[start][0]))  # the longest of the batch
-            yield texts[start : start + size]
-            start += size
 
     def _log_probabilities(
         self, batch: Sequence[_Text], gaps: Sequence[tuple[int, Gap]]
@@ -80,16 +90,19 @@ class MaskedScorer:
             segments[row, : len(tokens)] = torch.tensor(types)
             mask[row, : len(tokens)] = 1
         device = self._loaded.device
-        logits = self._loaded.model(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            token_type_ids=segments.to(device),
-        ).logits
-        rows = torch.tensor([row for row, _ in gaps], device=device)
-        places = torch.tensor([gap.place for _, gap in gaps], device=device)
+        # A text may have several masked places.
+        places = sorted({row * shape[1] + gap.place for row, gap in gaps})
+        number = {place: k for k, place in enumerate(places)}
+        at = torch.tensor([number[row * shape[1] + gap.place] for row, gap in gaps])
+        rows = torch.tensor(places, device=device)
+        with only_rows(self._loaded.model, rows):
+            logits = self._loaded.model(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                token_type_ids=segments.to(device),
+            ).logits[0]
         targets = torch.tensor([gap.target for _, gap in gaps], device=device)
-        scored = logits[rows, places].float().log_softmax(-1)
-        values: list[float] = scored.gather(-1, targets[:, None])[:, 0].double().tolist()
+        values: list[float] = log_likelihoods(logits, at.to(device), targets).tolist()
         return values
 
 

@@ -25,15 +25,17 @@ class Scorer(Protocol):
         ...
 
 
-def scorer_for(loaded: LoadedModel, *, max_tokens: int = 512) -> Scorer:
+def scorer_for(loaded: LoadedModel, *, max_tokens: int = 768, max_memory_mib: int = 1024) -> Scorer:
     """The fastest engine that is exact for this model.
 
     Args:
         loaded: the model.
-        max_tokens: tokens forwarded at once; bounds memory.
+        max_tokens: most tokens forwarded at once.
+        max_memory_mib: memory in MiB for activations and logits, beside the weights; fewer tokens
+            are forwarded at once where it asks for that.
     """
     if loaded.encoder_decoder:
-        return Seq2SeqScorer(loaded, max_tokens=max_tokens)
+        return Seq2SeqScorer(loaded, max_tokens=max_tokens, max_memory_mib=max_memory_mib)
     if loaded.branches:
-        return PrefixTreeScorer(loaded, max_tokens=max_tokens)
-    return PlainScorer(loaded, max_tokens=max_tokens)
+        return PrefixTreeScorer(loaded, max_tokens=max_tokens, max_memory_mib=max_memory_mib)
+    return PlainScorer(loaded, max_tokens=max_tokens, max_memory_mib=max_memory_mib)

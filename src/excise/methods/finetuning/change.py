@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from excise.errors import PatchError, PatchMismatchError
-from excise.models import LoadedModel
+from excise.models import LoadedModel, output_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,13 @@ class WeightChange:
             f"{module}.weight": (term.up.shape[0], term.down.shape[1])
             for module, term in self.factors.items()
         }
-        for name, parameter in self._parameters(loaded).items():
-            if tuple(parameter.shape) != shapes[name]:
+        found = {name: p.shape for name, p in self._parameters(loaded).items()} | {
+            f"{module}.weight": output_rows(loaded.linear(module)).shape for module in self.factors
+        }
+        for name, shape in found.items():
+            if tuple(shape) != shapes[name]:
                 raise PatchError(
-                    f"parameter {name!r} has shape {tuple(parameter.shape)}, but "
-                    f"{shapes[name]} was trained."
+                    f"parameter {name!r} has shape {tuple(shape)}, but {shapes[name]} was trained."
                 )
 
     @contextmanager
@@ -89,7 +91,7 @@ class WeightChange:
         for name, value in self.values.items():
             parameters[name].copy_(value)
         for module, term in self.factors.items():
-            weight = parameters[f"{module}.weight"]
+            weight = output_rows(loaded.linear(module))
             weight.add_(term.matrix().to(weight.device, weight.dtype))
 
     def _parameters(self, loaded: LoadedModel) -> dict[str, nn.Parameter]:

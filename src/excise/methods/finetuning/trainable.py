@@ -92,7 +92,13 @@ def _adapters(loaded: LoadedModel, options: FinetuningConfig) -> Iterator[Traina
         if options.modules == "all"
         or (options.modules == "feed-forward") == (site.sublayer == "feed-forward")
     ]
-    settings = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=targets)
+    settings = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,
+        target_modules=targets,
+        # GPT-2's Conv1D, which stores its weights the other way round.
+        fan_in_fan_out=any(not isinstance(loaded.linear(name), nn.Linear) for name in targets),
+    )
     # Frozen maps may run packed; adapters, which change, are added after that and are not.
     with packed_linears(loaded.model, gradients=True):
         wrapped: Any = LoraModel(loaded.model, settings, "default")

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from excise.attribution import NeuronScores
 from excise.errors import ConfigError
+from excise.evaluation import ArrayJournal
 from excise.methods.crispr import ATTRIBUTION_WORK, located
 from excise.methods.guarded.guards import OtherTask, check_names, other_tasks, own_limits
 from excise.methods.guarded.panel import Panel, Reading, questions
 from excise.methods.guarded.proposals import Proposer
 from excise.methods.guarded.search import Move, Search, State
 from excise.methods.method import Excision, Fitted, Fitting
+from excise.methods.resuming import digest_of
 from excise.models import LoadedModel, packed_linears, unpacked
 from excise.patches import Patch, factor_of, scaled_outputs
 from excise.progress import Progress
+from excise.types import Neuron
 
 
 @dataclass(frozen=True)
@@ -60,22 +63,19 @@ class Guarded:
             seed=fitting.seed,
         )
         panel = Panel(loaded, task, asked, config.scoring, cost.scored)
+        notes = _Notes(fitting.journal, self._decides(fitting, panel), cost)
         with packed_linears(loaded.model):
-            original = panel.read()
+            original = Reading.of(notes.once("original", (), lambda: panel.read().listed()))
         others = other_tasks(loaded, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(guard.max_loss, original) | {o.name: o.limit for o in others}
-        judge = _Judge(loaded, panel, others)
+        judge = _Judge(loaded, panel, others, notes)
         search = Search(judge, original, limits, min(sizes), guard)
         ranking = None if guard.proposals == "effects" else self._ranking(fitting, cost)
         proposer = Proposer(loaded, task, config, asked, cost.attributed, ranking)
         scores: dict[Move, float] = {}
         for number in range(guard.rounds):
             fitting.progress.stage(f"{task.name}: proposing neurons (round {number + 1})")
-            if number == 0:
-                proposed = proposer.first()
-            else:
-                with judge.patched(search.state):
-                    proposed = proposer.by_effects()
+            proposed = judge.proposals(proposer, search.state, first=number == 0)
             scores |= proposed
             fitting.progress.stage(f"{task.name}: measuring neurons (round {number + 1})")
             with packed_linears(loaded.model):
@@ -105,6 +105,19 @@ class Guarded:
         }
         return Excision(self.name, patch, facts)
 
+    def _decides(self, fitting: Fitting, panel: Panel) -> str:
+        """Digest of all that decides what the search reads."""
+        config = fitting.config
+        return digest_of(
+            fitting.loaded,
+            fitting.task,
+            [question.instance for question in panel.questions],
+            self.name,
+            [question.instruction for question in panel.questions],
+            [getattr(config, name).model_dump(mode="json") for name in _SECTIONS],
+            fitting.seed,
+        )
+
     def _ranking(self, fitting: Fitting, cost: _Cost) -> NeuronScores:
         """CRISPR's scores: given, or those that other methods of this split use too."""
         if self.scores is not None:
@@ -113,6 +126,10 @@ class Guarded:
         scores = located(fitting)
         cost.counts["attributed"] += scores.n_prompts
         return scores
+
+
+_SECTIONS = ("guard", "attribution", "scoring", "patch")
+"""Options that decide what the search reads."""
 
 
 @dataclass
@@ -134,6 +151,32 @@ class _Cost:
         return {f"prompts_{name}": count for name, count in self.counts.items()}
 
 
+@dataclass(frozen=True)
+class _Notes:
+    """What an interrupted search has found out, with what it cost."""
+
+    journal: ArrayJournal | None
+    decides: str
+    cost: _Cost
+
+    def once(self, what: str, state: State, compute: Callable[[], Any]) -> Any:
+        """JSON values out of the journal, or computed now and put there."""
+        if self.journal is None:
+            return compute()
+        moves = sorted((m.neuron.module, m.neuron.index, m.factor) for m in state)
+        key = f"{self.decides} {what} {moves}"
+        kept = self.journal.get(key)
+        if kept is None:
+            before = dict(self.cost.counts)
+            value = compute()
+            spent = {name: count - before[name] for name, count in self.cost.counts.items()}
+            self.journal.put(key, {"value": value, "spent": spent})
+            return value
+        self.cost.scored(kept["spent"]["scored"])
+        self.cost.attributed(kept["spent"]["attributed"])
+        return kept["value"]
+
+
 @dataclass
 class _Judge:
     """Answers for a loaded model; what was read once is not read again."""
@@ -141,18 +184,45 @@ class _Judge:
     loaded: LoadedModel
     panel: Panel
     others: tuple[OtherTask, ...]
+    notes: _Notes
     kept: dict[tuple[frozenset[Move], int, int], Reading] = field(default_factory=dict)
 
     def read(self, state: State, start: int, stop: int) -> Reading:
         key = (frozenset(state), start, stop)
         if key not in self.kept:
-            with self.patched(state):
-                self.kept[key] = self.panel.read(start, stop)
+            listed = self.notes.once(
+                f"read {start} {stop}", state, lambda: self._read(state, start, stop).listed()
+            )
+            self.kept[key] = Reading.of(listed)
         return self.kept[key]
 
-    def other_losses(self, state: State) -> Mapping[str, float]:
+    def _read(self, state: State, start: int, stop: int) -> Reading:
         with self.patched(state):
-            return {other.name: other.loss() for other in self.others}
+            return self.panel.read(start, stop)
+
+    def other_losses(self, state: State) -> Mapping[str, float]:
+        def measured() -> dict[str, float]:
+            with self.patched(state):
+                return {other.name: other.loss() for other in self.others}
+
+        losses: Mapping[str, float] = self.notes.once(
+            f"others {[other.panel.task.digest for other in self.others]}", state, measured
+        )
+        return losses
+
+    def proposals(self, proposer: Proposer, state: State, *, first: bool) -> dict[Move, float]:
+        """New candidates, best first: for the unpatched model, or in a state of the search."""
+
+        def found() -> list[list[Any]]:
+            with self.patched(() if first else state):
+                made = proposer.first() if first else proposer.by_effects()
+            return [
+                [m.neuron.module, int(m.neuron.index), float(m.factor), float(score)]
+                for m, score in made.items()
+            ]
+
+        listed = self.notes.once(f"proposals {first}", state, found)
+        return {Move(Neuron(name, index), f): score for name, index, f, score in listed}
 
     @contextmanager
     def patched(self, state: State) -> Iterator[None]:

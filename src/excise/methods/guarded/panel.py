@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from excise.evaluation import predict
 from excise.models import LoadedModel
 from excise.splits import sample
 from excise.types import BoolArray, FloatArray, Instance, IntArray, Predictions, Task
+
+_COLUMNS = ("correct", "share", "gold", "decided")
+"""Fields of a reading."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,20 @@ class Reading:
             "accuracy_ambiguous": self.accuracy(~self.decided),
             "accuracy_disambiguated": self.accuracy(self.decided),
         }
+
+    def listed(self) -> dict[str, list[Any]]:
+        """The numbers as JSON values, exact."""
+        return {name: getattr(self, name).tolist() for name in _COLUMNS}
+
+    @classmethod
+    def of(cls, listed: Mapping[str, list[Any]]) -> Reading:
+        """The reading that `listed` gave."""
+        return cls(
+            correct=np.array(listed["correct"], dtype=np.bool_),
+            share=np.array(listed["share"], dtype=np.float64),
+            gold=np.array(listed["gold"], dtype=np.float64),
+            decided=np.array(listed["decided"], dtype=np.bool_),
+        )
 
     def first(self, n: int) -> Reading:
         """The reading of the first n questions alone."""
@@ -154,10 +172,7 @@ def joined(parts: Sequence[Reading], order: IntArray | None = None) -> Reading:
     if not parts:
         nobody, nothing = np.zeros(0, dtype=np.bool_), np.zeros(0)
         return Reading(nobody, nothing, nothing, nobody)
-    columns = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("correct", "share", "gold", "decided")
-    }
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
     if order is not None:
         columns = {name: values[order] for name, values in columns.items()}
     return Reading(**columns)

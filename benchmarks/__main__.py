@@ -23,7 +23,7 @@ import torch
 from benchmarks import page
 
 HERE = Path(__file__).parent
-MEASUREMENTS = ("scoring", "seq2seq", "growth")
+MEASUREMENTS = ("scoring", "seq2seq", "growth", "attribution", "curve", "processes")
 """Modules of this folder: `measure()` returns `{"keys": {...}, "details": {...}}`."""
 SETTINGS = ("items", "rounds", "every")
 """Numbers that a measurement may take, for shorter or longer runs."""

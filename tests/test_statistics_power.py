@@ -84,7 +84,7 @@ def questions(path: Path, n_templates: int = 10, size: int = 4) -> Path:
     rows = [
         {
             "id": f"q{n}",
-            "context": "",
+            "context": "A context.",
             "question": f"Question {n}?",
             "options": ["a", "b"],
             "gold": n % 2,

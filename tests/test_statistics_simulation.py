@@ -177,7 +177,7 @@ def test_a_run_without_effect_gets_a_verdict_in_at_most_5_percent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("excise.statistics.swapping.N_SWAPS", 499)
-    generator, runs = np.random.default_rng(5), 200
+    generator, runs = np.random.default_rng(5), 150
     wrong = 0
     for run in range(runs):
         found = verdicts(answers(generator, 10, 5, effect=0.0), run)

@@ -145,13 +145,15 @@ def _dissected(
     from excise.dissection import dissect as examine
     from excise.dissection import write_evidence
     from excise.dissection.subjects import refuse_empty
+    from excise.patches import lora_if_possible
     from excise.report.writing import REPORT_FILE, write_report
 
     refuse_empty(subjects)  # before the model is loaded
     progress.stage("loading the model")
     loaded = pipeline.load_model(config)
     found = examine(loaded, subjects, patch, progress=progress)
-    write_evidence(found, folder)
+    adapter = lora_if_possible(loaded, found.minimal) if found.minimal else None
+    write_evidence(found, folder, adapter)
     if (folder / REPORT_FILE).is_file():
         write_report(folder)
     return dict(found.record)

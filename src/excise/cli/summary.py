@@ -50,7 +50,7 @@ def print_run(console: Console, result: RunResult, record: Mapping[str, Any]) ->
     _say(console, f"{_excised(result)} {story.summary}")
     console.print()
     what = f"All {len(names)} tasks, each with its own patch" if leading == POOLED else leading
-    _print_story(console, story, f"{what}: {_sizes(result, paired[leading])}\n({UNITS})")
+    print_story(console, story, f"{what}: {_sizes(result, paired[leading])}\n({UNITS})")
     console.print()
     if leading == POOLED:
         for name in names:
@@ -77,7 +77,14 @@ def headline(names: Iterable[str], *, generated: bool) -> tuple[str, ...]:
     return tuple(name for name in names if name not in hidden)
 
 
-def _print_story(console: Console, story: Story, heading: str) -> None:
+def print_story(console: Console, story: Story, heading: str) -> None:
+    """Print a story's table: a sign for each verdict, and what the signs mean below it.
+
+    Args:
+        console: where to.
+        story: what is told.
+        heading: a line or two above the table.
+    """
     wide = console.width >= _WIDE
     header: list[Cell] = [Cell("  metric"), Cell("original"), Cell("patched")]
     header += [Cell("random", "control")] if wide else []

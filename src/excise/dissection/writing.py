@@ -12,12 +12,13 @@ from safetensors import SafetensorError
 from excise.dissection.dissect import Dissection
 from excise.errors import OutputError
 from excise.evidence.manifest import update_manifest
+from excise.patches import Adapter
 
 EVIDENCE_FILE = "evidence.json"
 MINIMAL_FOLDER = "minimal-patch"
 
 
-def write_evidence(found: Dissection, folder: Path) -> None:
+def write_evidence(found: Dissection, folder: Path, adapter: Adapter | None = None) -> None:
     """Write both beside their targets, then rename; what an earlier dissection left is replaced.
 
     The digests of the folder's manifest are brought up to date, where it has one.
@@ -25,6 +26,7 @@ def write_evidence(found: Dissection, folder: Path) -> None:
     Args:
         found: the dissection.
         folder: a run folder, or the folder of a patch.
+        adapter: the minimal patch as a LoRA, written beside it.
 
     Raises:
         OutputError: no space, or no permission; the folder is as it was before.
@@ -37,7 +39,7 @@ def write_evidence(found: Dissection, folder: Path) -> None:
     try:
         shutil.rmtree(scratch_patch, ignore_errors=True)
         scratch_file.write_text(text, encoding="utf-8")
-        found.minimal.save(scratch_patch)
+        found.minimal.save(scratch_patch, adapter)
         _swap(scratch_patch, patch, folder / f".{MINIMAL_FOLDER}.old")
         os.replace(scratch_file, file)
     except (OSError, SafetensorError) as error:

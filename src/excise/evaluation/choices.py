@@ -111,9 +111,7 @@ def _score(
     shape = (len(instructions), len(instances), widest)
     log_likelihood = np.full(shape, np.nan)
     n_tokens = np.zeros(shape, dtype=np.int64)
-    scorer = scorer_for(
-        loaded, max_tokens=config.max_tokens, max_memory_mib=config.max_memory_mib
-    )
+    scorer = scorer_for(loaded, max_tokens=config.max_tokens, max_memory_mib=config.max_memory_mib)
     for i, instruction in enumerate(instructions):
         encoded = encode(loaded, task, instruction, instances, end_token=config.end_token)
         with packed_linears(loaded.model):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from excise.config import RunConfig
-from excise.forecast.counting import Stage
+from excise.forecast.counting import NUMBERS, Stage
 from excise.forecast.speed import Speed
 from excise.models import LoadedModel
 from excise.models.packed import MAX_BYTES
@@ -37,12 +37,11 @@ class Forecast:
 
     def record(self) -> dict[str, Any]:
         """JSON values."""
-        counts = ("prompts", "tokens", "computed", "decoded", "forwards", "backwards")
         return {
             "parameters": self.parameters,
             "neurons": self.neurons,
             "stages": {
-                stage.name: {name: getattr(stage, name) for name in counts}
+                stage.name: {name: getattr(stage, name) for name in NUMBERS}
                 | {"flops": self.flops[stage.name]}
                 | ({"seconds": self.seconds[stage.name]} if self.seconds else {})
                 for stage in self.stages
@@ -78,7 +77,7 @@ def forecast(
     together: dict[str, Stage] = {}
     for stage in (stage for task in counted for stage in task):
         before = together.get(stage.name)
-        together[stage.name] = stage if before is None else _plus(before, stage)
+        together[stage.name] = stage if before is None else before.plus(stage)
     found = tuple(together.values())
     flops = {stage.name: _flops(loaded, stage) for stage in found}
     seconds = None
@@ -105,11 +104,6 @@ def forecast(
     )
 
 
-def _plus(one: Stage, other: Stage) -> Stage:
-    numbers = ("prompts", "tokens", "computed", "decoded", "forwards", "backwards")
-    return Stage(one.name, *(getattr(one, n) + getattr(other, n) for n in numbers))
-
-
 def _linears(loaded: LoadedModel) -> list[Any]:
     return [loaded.linear(site.module) for site in loaded.sites]
 
@@ -132,8 +126,7 @@ def _flops(loaded: LoadedModel, stage: Stage) -> float:
     if loaded.encoder_decoder:
         total = stage.computed * (2 * reading + 2 * attention) + stage.decoded * 2 * (others + head)
     else:
-        predicted = max(stage.tokens - stage.prompts * width, 0) + 3 * stage.prompts
-        total = stage.computed * (2 * others + attention) + predicted * 2 * head
+        total = stage.computed * (2 * others + attention) + stage.predicted * 2 * head
     return float(total) * (3 if stage.name == "find" else 1)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+import numpy as np
 
 from excise.config import RunConfig
 from excise.errors import ConfigError
@@ -31,14 +33,23 @@ class Stage:
     for encoder-decoder models through the encoder."""
     decoded: int
     """Encoder-decoder models: tokens forwarded through the decoder."""
+    predicted: int
+    """Positions with logits over the vocabulary."""
     forwards: int
     backwards: int
 
     def times(self, factor: int, name: str) -> Stage:
         """As much work several times over."""
-        numbers = (self.prompts, self.tokens, self.computed, self.decoded)
-        scaled = [factor * number for number in (*numbers, self.forwards, self.backwards)]
-        return Stage(name, *scaled)
+        return Stage(name, *(factor * getattr(self, number) for number in NUMBERS))
+
+    def plus(self, other: Stage) -> Stage:
+        """Both together, under this one's name."""
+        numbers = (getattr(self, number) + getattr(other, number) for number in NUMBERS)
+        return Stage(self.name, *numbers)
+
+
+NUMBERS = tuple(field.name for field in fields(Stage) if field.name != "name")
+"""What is counted of a stage."""
 
 
 def stages(loaded: LoadedModel, task: Task, config: RunConfig) -> list[Stage]:
@@ -82,7 +93,11 @@ def stages(loaded: LoadedModel, task: Task, config: RunConfig) -> list[Stage]:
         once.times(patches + union, "patched"),
         once.times(patches * config.controls, "controls"),
     ]
-    return [_summed([stage for stage in found if stage.name == name]) for name in _names(found)]
+    together: dict[str, Stage] = {}
+    for stage in found:
+        before = together.get(stage.name)
+        together[stage.name] = stage if before is None else before.plus(stage)
+    return list(together.values())
 
 
 def asked(loaded: LoadedModel, task: Task, config: RunConfig, kind: str) -> Stage:
@@ -104,15 +119,6 @@ def _steps(config: RunConfig) -> int:
     return -(-steps // 2) if selection.search == "racing" else steps
 
 
-def _names(found: Sequence[Stage]) -> list[str]:
-    return list(dict.fromkeys(stage.name for stage in found))
-
-
-def _summed(found: Sequence[Stage]) -> Stage:
-    numbers = ("prompts", "tokens", "computed", "decoded", "forwards", "backwards")
-    return Stage(found[0].name, *(sum(getattr(stage, n) for stage in found) for n in numbers))
-
-
 def _attributed(
     loaded: LoadedModel,
     task: Task,
@@ -120,7 +126,7 @@ def _attributed(
     instructions: Sequence[str],
     config: RunConfig,
 ) -> Stage:
-    prompts = tokens = computed = decoded = batches = 0
+    prompts = tokens = computed = decoded = predicted = batches = 0
     for instruction in instructions:
         end_token = config.scoring.end_token
         encoded = encode(loaded, task, instruction, instances, end_token=end_token)
@@ -128,6 +134,7 @@ def _attributed(
         tokens += _tokens(encoded)
         batches += -(-len(encoded) // config.attribution.batch_size)
         labels = sum(len(option) for item in encoded for option in item.options)
+        predicted += labels
         if loaded.encoder_decoder:
             computed += sum(len(item.prompt) for item in encoded)
             decoded += labels
@@ -135,7 +142,7 @@ def _attributed(
             computed += _tokens(encoded)
         else:
             computed += sum(len(i.prompt) + len(o) - 1 for i in encoded for o in i.options)
-    return Stage("find", prompts, tokens, computed, decoded, batches, 2 * batches)
+    return Stage("find", prompts, tokens, computed, decoded, predicted, batches, 2 * batches)
 
 
 def _scored(
@@ -145,7 +152,7 @@ def _scored(
     instructions: Sequence[str],
     config: RunConfig,
 ) -> Stage:
-    prompts = tokens = computed = decoded = forwards = 0
+    prompts = tokens = computed = decoded = predicted = forwards = 0
     for part in parts(task, len(instances), len(instructions)):
         encoded = encode(
             loaded,
@@ -156,16 +163,20 @@ def _scored(
         )
         prompts += len(encoded)
         tokens += _tokens(encoded)
+        labels = sum(len(option) for item in encoded for option in item.options)
+        predicted += labels
         if loaded.encoder_decoder:
             here = sum(map(len, {item.prompt for item in encoded}))
-            decoded += sum(len(option) for item in encoded for option in item.options)
+            decoded += labels
         elif loaded.branches:
-            here = len(prefix_tree(encoded))
+            tree = prefix_tree(encoded)
+            here = len(tree)
+            predicted += len(np.unique(tree.predicting)) - labels
         else:
             here = sum(len(i.prompt) + len(o) - 1 for i in encoded for o in i.options)
         computed += here
         forwards += -(-here // config.scoring.max_tokens)
-    return Stage("original", prompts, tokens, computed, decoded, forwards, 0)
+    return Stage("original", prompts, tokens, computed, decoded, predicted, forwards, 0)
 
 
 def _tokens(encoded: Sequence[EncodedPrompt]) -> int:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from excise import __version__
+from excise import __version__, results
 from excise.config import RunConfig
 from excise.errors import NonFiniteError
 from excise.evidence import code_digest, environment
 from excise.measuring.measure import Measured
 from excise.metrics import Metric, metrics_of, spread, value
-from excise.statistics import Pair, bootstrap, pooled_difference
+from excise.statistics import Pair, PooledEstimate, bootstrap, judged, pooled_difference
 from excise.types import Answers, Continuations, PromptTask
 
 
@@ -28,11 +28,7 @@ def record(measured: Sequence[Measured], config: RunConfig) -> dict[str, Any]:
     """
     return {
         "results": {entry.task.name: _row(entry, config) for entry in measured},
-        "paired": {
-            entry.task.name: _paired(entry, config)
-            for entry in measured
-            if entry.patched is not None
-        },
+        "paired": _paired(measured, config),
         "groups": {entry.task.name: groups for entry in measured if (groups := _groups(entry))},
         "undefined": {
             entry.task.name: reasons for entry in measured if (reasons := _undefined(entry))
@@ -86,7 +82,11 @@ def _row(entry: Measured, config: RunConfig) -> dict[str, float | str]:
             if defined(metric, answers) is None:
                 continue
             found = bootstrap(
-                metric.function, answers, n_resamples=config.resamples, seed=config.seed
+                metric.function,
+                answers,
+                n_resamples=config.resamples,
+                level=config.statistics.level,
+                seed=config.seed,
             )
             assert found is not None
             numbers = {
@@ -107,22 +107,43 @@ def _row(entry: Measured, config: RunConfig) -> dict[str, float | str]:
     return row
 
 
-def _paired(entry: Measured, config: RunConfig) -> list[dict[str, Any]]:
-    assert entry.patched is not None
-    pair = Pair(entry.original, entry.patched, entry.task.name)
-    return [
-        asdict(
-            pooled_difference(
-                metric.function,
-                [pair],
-                metric_name=metric.name,
-                n_resamples=config.resamples,
-                seed=config.seed,
-            )
-        )
-        for metric in metrics_of(entry.task)
-        if all(defined(metric, state) is not None for state in entry.states.values())
+def _paired(measured: Sequence[Measured], config: RunConfig) -> dict[str, list[dict[str, Any]]]:
+    """Task -> a row for each metric, p-values corrected over all tasks and metrics."""
+    to_judge = [
+        results.to_judge(metric, found, config.statistics, family=entry.task.name)
+        for entry in measured
+        for metric, found in _differences(entry, config)
     ]
+    said = judged(to_judge, correction=config.statistics.correction, power=config.statistics.power)
+    return {
+        entry.task.name: [
+            asdict(found)
+            for found, of in zip(said, to_judge, strict=True)
+            if of.family == entry.task.name
+        ]
+        for entry in measured
+        if entry.patched is not None
+    }
+
+
+def _differences(entry: Measured, config: RunConfig) -> Iterator[tuple[Metric, PooledEstimate]]:
+    if entry.patched is None:
+        return
+    pair = Pair(entry.original, entry.patched, entry.task.name)
+    for metric in metrics_of(entry.task):
+        if all(defined(metric, state) is not None for state in entry.states.values()):
+            yield (
+                metric,
+                pooled_difference(
+                    metric.function,
+                    [pair],
+                    metric_name=metric.name,
+                    n_resamples=config.resamples,
+                    level=config.statistics.level,
+                    seed=config.seed,
+                    ideal=metric.ideal,
+                ),
+            )
 
 
 def _groups(entry: Measured) -> dict[str, dict[str, Any]]:

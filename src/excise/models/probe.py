@@ -39,9 +39,9 @@ def probe(model: Any, sites: Sequence[Site], *, encoder_decoder: bool) -> None:
         for site in sites
     ]
     device = next(model.parameters()).device
-    inputs = {"input_ids": torch.full((_ROWS, _INPUT), 3, device=device)}
+    inputs = {"input_ids": _tokens(_INPUT, device)}
     if encoder_decoder:
-        inputs["decoder_input_ids"] = torch.full((_ROWS, _ANSWER), 3, device=device)
+        inputs["decoder_input_ids"] = _tokens(_ANSWER, device)
     try:
         model(**inputs, use_cache=False)
     finally:
@@ -69,9 +69,16 @@ def probe(model: Any, sites: Sequence[Site], *, encoder_decoder: bool) -> None:
             )
 
 
+def _tokens(length: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(3, 3 + _ROWS * length, device=device).view(_ROWS, length)
+
+
 def _keep(shapes: list[tuple[int, ...]]) -> Callable[..., None]:
     def forward(_module: object, _inputs: object, output: torch.Tensor) -> None:
-        shapes.append(tuple(output.shape))
+        shape = tuple(output.shape)
+        if len(shape) == 2 and shape[0] % _ROWS == 0:
+            shape = (_ROWS, shape[0] // _ROWS, shape[1])  # all rows as one, as in OPT
+        shapes.append(shape)
 
     return forward
 

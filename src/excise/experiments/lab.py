@@ -1,0 +1,371 @@
+"""Fits and answers of one model, each computed once for all experiments that need it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from excise.config import RunConfig
+from excise.errors import ExciseError
+from excise.evaluation import ArrayJournal, ask
+from excise.evaluation.parts import joined, packed, unpacked
+from excise.evidence import provenance
+from excise.experiments.definition import NotApplicableError
+from excise.methods import Excision, Fitted, Fitting, method_named
+from excise.models import LoadedModel
+from excise.patches import Patch
+from excise.progress import Progress
+from excise.questioning import TestQuestions
+from excise.selection import CurvePoint
+from excise.splits import sample, split_instances
+from excise.tasks import load_task
+from excise.types import Answers, AnyTask, FloatArray, Instance, Item, Neuron, Task
+
+ORIGINAL = "original"
+
+_COMMON = ("split_by", "split_seed", "scoring")
+_ALL_SECTIONS = ("attribution", "selection", "patch", "guard", "finetuning", "calibration")
+_OWN_SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "cc": ("calibration",),
+    "dc": ("calibration",),
+    "finetune": ("finetuning",),
+    "crispr": ("attribution", "selection", "patch"),
+    "random": ("attribution", "selection", "patch"),
+    "lowest": ("attribution", "selection", "patch"),
+}
+"""How the name of a method begins -> the sections of the options that decide its fit."""
+
+
+class MemoryJournal:
+    """A journal for those who write no folder."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._arrays: dict[str, Mapping[str, FloatArray]] = {}
+
+    def get(self, key: str) -> Any | None:
+        """What was kept under a key, or None."""
+        return self._values.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep JSON values under a key."""
+        self._values[key] = value
+
+    def get_arrays(self, key: str) -> Mapping[str, FloatArray] | None:
+        """The arrays that were kept under a key, or None."""
+        return self._arrays.get(key)
+
+    def put_arrays(self, key: str, arrays: Mapping[str, FloatArray]) -> None:
+        """Keep arrays under a key."""
+        self._arrays[key] = {name: values.copy() for name, values in arrays.items()}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A method fitted on a task in one trial."""
+
+    method: str
+    task: str
+    """As the definition names it."""
+    trial: int
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Which items of a task are asked under which instructions."""
+
+    task: AnyTask
+    items: tuple[Item, ...]
+    instructions: tuple[str, ...]
+    config: RunConfig
+    """How they are asked."""
+
+
+@dataclass
+class Lab:
+    """One model, and everything that was done with it so far."""
+
+    loaded: LoadedModel
+    config: RunConfig
+    """The options of the experiment at hand."""
+    journal: ArrayJournal
+    progress: Progress
+    replace: Mapping[str, str] = field(default_factory=dict)
+    """Task of a definition -> the task that this model is asked instead."""
+    only: str = ""
+    """Why the model can be asked no task but these; empty where it can."""
+    _tasks: dict[str, AnyTask | ExciseError] = field(default_factory=dict, repr=False)
+    _last: tuple[str, Fitted] | None = field(default=None, repr=False)
+
+    def task(self, name: str) -> AnyTask:
+        """The task that stands for a name of the definition, loaded once.
+
+        Raises:
+            NotApplicableError: the model reads no such task.
+            ExciseError: it cannot be loaded.
+        """
+        place = self.replace.get(name, name)
+        if self.only and place not in self.replace.values():
+            raise NotApplicableError(f"{name}: {self.only}")
+        if place not in self._tasks:
+            folder = Path(self.config.data_dir) if self.config.data_dir else None
+            try:
+                self._tasks[place] = load_task(place, data_dir=folder)
+            except ExciseError as error:
+                self._tasks[place] = error
+        found = self._tasks[place]
+        if isinstance(found, ExciseError):
+            raise found
+        return found
+
+    def tasks(self, names: Sequence[str]) -> dict[str, AnyTask]:
+        """Name -> task, those left out that are the same data as an earlier one.
+
+        Raises:
+            ExciseError: as in `task`.
+        """
+        found: dict[str, AnyTask] = {}
+        for name in names:
+            task = self.task(name)
+            if task.name not in (other.name for other in found.values()):
+                found[name] = task
+        return found
+
+    def questions(self, name: str, config: RunConfig | None = None) -> Questions:
+        """The test split of a task with correct answers, a sample of any other.
+
+        Args:
+            name: the task, as the definition names it.
+            config: how it is asked; the experiment's own options by default.
+        """
+        config, task = config or self.config, self.task(name)
+        if isinstance(task, Task) and fits_methods(task):
+            test = TestQuestions.of(task, config)
+            return Questions(task, test.instances, test.instructions, config)
+        items = sample(task.instances, config.limit, seed=config.split_seed, unit="block")
+        return Questions(task, items, task.instructions[: config.test_instructions], config)
+
+    def fits(
+        self, method: str, task: str, config: RunConfig | None = None, trials: int | None = None
+    ) -> list[Fit]:
+        """A method in every trial; the original in one, since all are the same."""
+        config = config or self.config
+        count = 1 if method == ORIGINAL else trials or config.trials
+        return [Fit(method, task, trial, config) for trial in range(count)]
+
+    def answers(self, fit: Fit, questions: Questions) -> Answers:
+        """What the model answers under a fit; asked, and fitted, only if it is not kept."""
+        told = "" if fit.method == ORIGINAL else f" ({fit.task}, trial {fit.trial + 1})"
+        self.progress.stage(f"{questions.task.name}: asking {fit.method}{told}")
+        if fit.method == ORIGINAL:
+            return self._asked(questions, None)
+        patch = self._kept_patch(fit)
+        if patch is None and not self._is_change(fit):
+            fitted = self._fitted(fit)
+            patch = fitted.patch if isinstance(fitted, Excision) else None
+        if patch is not None:
+            return self._asked(questions, patch or None)
+        return self._asked_under(fit, questions)
+
+    def describe(self, fit: Fit) -> Mapping[str, Any]:
+        """What a fit says about itself, as JSON values."""
+        key = f"{self._key(fit)} facts"
+        kept = self.journal.get(key)
+        if kept is None:
+            self._fitted(fit)
+            kept = self.journal.get(key)
+        assert isinstance(kept, Mapping)
+        return kept
+
+    def patch(self, fit: Fit) -> Patch:
+        """The neurons that a fit excised.
+
+        Raises:
+            NotApplicableError: the method excises none.
+        """
+        kept = self._kept_patch(fit)
+        if kept is None:
+            fitted = self._fitted(fit)
+            if not isinstance(fitted, Excision):
+                raise NotApplicableError(f"method {fit.method!r} excises no neurons.")
+            return fitted.patch
+        return kept
+
+    def _asked(self, questions: Questions, patch: Patch | None) -> Answers:
+        return ask(
+            self.loaded,
+            questions.task,
+            questions.items,
+            questions.config,
+            patch=patch,
+            instructions=questions.instructions,
+            journal=self.journal,
+            advance=self.progress.advance,
+        )
+
+    def _asked_under(self, fit: Fit, questions: Questions) -> Answers:
+        """A change that is no patch: its answers are kept under the fit's own key."""
+        task, pieces = questions.task, []
+        for told in questions.instructions:
+            key = _digest(
+                self._key(fit),
+                task.digest,
+                task.name,
+                [item.id for item in questions.items],
+                told,
+                questions.config.model_dump_json(include={"scoring", "continuation", "text"}),
+            )
+            kept = self.journal.get(key)
+            if kept is None:
+                piece = self._piece(fit, questions, told)
+                self.journal.put(key, packed(piece))
+                pieces.append(piece)
+            else:
+                pieces.append(unpacked(kept, task, questions.items, told))
+        return joined(pieces, len(questions.instructions))
+
+    def _piece(self, fit: Fit, questions: Questions, told: str) -> Answers:
+        fitted, task = self._fitted(fit), questions.task
+        refuses = getattr(fitted, "refuses", None)
+        reason = refuses(task) if refuses else None
+        if reason:
+            raise NotApplicableError(reason)
+        if isinstance(task, Task) and task.kind == "choice":
+            # Calibration changes how options are compared, so the method itself is asked.
+            items: list[Instance] = [i for i in questions.items if isinstance(i, Instance)]
+            return fitted.answers(
+                self.loaded,
+                task,
+                items,
+                questions.config.scoring,
+                instructions=(told,),
+                advance=self.progress.advance,
+            )
+        if not fitted.describe().get("changes_weights"):
+            raise NotApplicableError(
+                f"method {fit.method!r} changes no weights, so it has nothing to say on "
+                f"{task.name}."
+            )
+        with fitted.applied(self.loaded):
+            return ask(
+                self.loaded,
+                task,
+                questions.items,
+                questions.config,
+                instructions=(told,),
+                advance=self.progress.advance,
+            )
+
+    def _fitted(self, fit: Fit) -> Fitted:
+        """Fit, or take the last fit: fine-tuned weights are too large to keep many."""
+        key = self._key(fit)
+        if self._last and self._last[0] == key:
+            return self._last[1]
+        self._last = None
+        task = self._fit_task(fit)
+        config = fit.config.model_copy(update={"tasks": (task.name,)})
+        split = split_instances(
+            task.instances, by=config.split_by, seed=config.split_seed, trial=fit.trial
+        )
+        self.progress.stage(f"{task.name}: fitting {fit.method} (trial {fit.trial + 1})")
+        fitted = method_named(fit.method).fit(
+            Fitting(
+                loaded=self.loaded,
+                task=task,
+                split=split,
+                config=config,
+                seed=config.seed + fit.trial,
+                provenance=provenance(config, task, split, fit.trial),
+                progress=self.progress,
+                journal=self.journal,
+            )
+        )
+        self._last = key, fitted
+        self.journal.put(f"{key} facts", dict(fitted.describe()))
+        if isinstance(fitted, Excision):
+            self.journal.put(f"{key} patch", _packed_patch(fitted))
+        else:
+            self.journal.put(f"{key} change", True)
+        return fitted
+
+    def _fit_task(self, fit: Fit) -> Task:
+        task = self.task(fit.task)
+        if not isinstance(task, Task) or not fits_methods(task):
+            raise NotApplicableError(
+                f"{task.name} names no correct options, so no method can be fitted on it."
+            )
+        return task
+
+    def _kept_patch(self, fit: Fit) -> Patch | None:
+        kept = self.journal.get(f"{self._key(fit)} patch")
+        if kept is None:
+            return None
+        task = self._fit_task(fit)
+        config = fit.config.model_copy(update={"tasks": (task.name,)})
+        split = split_instances(
+            task.instances, by=config.split_by, seed=config.split_seed, trial=fit.trial
+        )
+        return Patch(
+            neurons=tuple(Neuron(module, index) for module, index in kept["neurons"]),
+            scores=tuple(kept["scores"]),
+            base_model=self.loaded.name,
+            base_digest=self.loaded.digest,
+            factor=kept["factor"],
+            provenance=provenance(config, task, split, fit.trial),
+            factors=tuple(kept["factors"]),
+        )
+
+    def curve(self, fit: Fit) -> tuple[CurvePoint, ...]:
+        """What was tried on the tune split, where the method says so."""
+        return tuple(CurvePoint(**point) for point in self.describe(fit).get("curve", ()))
+
+    def _is_change(self, fit: Fit) -> bool:
+        return self.journal.get(f"{self._key(fit)} change") is not None
+
+    def _key(self, fit: Fit) -> str:
+        """Digest of everything that decides a fit."""
+        task = self._fit_task(fit)
+        start = next((name for name in _OWN_SECTIONS if fit.method.startswith(name)), "")
+        sections = (*_COMMON, *_OWN_SECTIONS.get(start, _ALL_SECTIONS))
+        return _digest(
+            "fit",
+            fit.method,
+            self.loaded.digest,
+            str(self.loaded.model.dtype),
+            self.loaded.tokenizer.chat_template if self.loaded.chat_template else None,
+            task.name,
+            task.digest,
+            list(task.instructions),
+            # Contextual calibration asks the same whatever was drawn.
+            None if fit.method == "cc" else [fit.trial, fit.config.seed],
+            fit.config.model_dump(mode="json", include=set(sections)),
+        )
+
+
+def fits_methods(task: AnyTask) -> bool:
+    """Whether methods can be fitted on a task: it has options, and says which one is correct."""
+    return (
+        isinstance(task, Task)
+        and task.kind == "choice"
+        and all(instance.gold >= 0 for instance in task.instances)
+    )
+
+
+def _packed_patch(fitted: Excision) -> dict[str, Any]:
+    patch = fitted.patch
+    return {
+        "neurons": [[neuron.module, neuron.index] for neuron in patch.neurons],
+        "scores": list(patch.scores),
+        "factor": patch.factor,
+        "factors": list(patch.factors),
+        "curve": [asdict(point) for point in fitted.curve],
+    }
+
+
+def _digest(*decides: Any) -> str:
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -112,7 +112,7 @@ def test_flops_memory_and_time_follow_from_the_shape() -> None:
 @pytest.mark.parametrize(
     ("name", "billions", "neurons"),
     [
-        # 24 x (48.2 + 65.0) million, and 65.8 of embeddings (the checkpoint has a head beside them).
+        # 24 x (48.2 + 65.0) million and 65.8 of embeddings; its head is not among them.
         ("shape:flan-t5-xl", 2.783, None),
         # 32 layers of 4096 + 1024 + 1024 + 4096 + 14336 + 14336 + 4096 outputs.
         ("shape:llama-8b", 8.03, 1_376_256),

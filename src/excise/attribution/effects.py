@@ -107,10 +107,10 @@ def effects(
         packed_linears(loaded.model, gradients=True),
         recording(loaded, sites, config, recorder),
     ):
-        for batch in _batches(loaded, task, questions, batch_size, end_token):
+        for batch in batched(loaded, task, questions, batch_size, end_token):
             with torch.enable_grad():
                 layout = layout_for(loaded, [item for _, item in batch], config)
-                answers = _compared(layout.log_likelihoods(), batch, normalisation)
+                answers = compared(layout.log_likelihoods(), batch, normalisation)
                 for place, objective in enumerate(objectives):
                     recorder.clear()
                     # Questions do not see each other: the gradient of the sum is that of each.
@@ -135,7 +135,7 @@ class _Totals(Recorder):
 _Batch = list[tuple[Question, EncodedPrompt]]
 
 
-def _batches(
+def batched(
     loaded: LoadedModel, task: Task, questions: Sequence[Question], size: int, end_token: bool
 ) -> list[_Batch]:
     """Questions of similar length together: padding costs as much as text."""
@@ -149,7 +149,7 @@ def _batches(
     return [pairs[start : start + size] for start in range(0, len(pairs), size)]
 
 
-def _compared(
+def compared(
     likelihoods: Sequence[torch.Tensor], batch: _Batch, normalisation: Normalisation
 ) -> list[tuple[torch.Tensor, torch.Tensor, int]]:
     """Per question: what options are compared by, log-likelihoods per token, the gold option."""

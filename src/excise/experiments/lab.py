@@ -40,6 +40,10 @@ _OWN_SECTIONS: Mapping[str, tuple[str, ...]] = {
 """How the name of a method begins -> the sections of the options that decide its fit."""
 
 
+_FITS = 2
+"""Fits with weights of their own that are kept: two fine-tuned states take turns."""
+
+
 class MemoryJournal:
     """A journal for those who write no folder."""
 
@@ -100,7 +104,7 @@ class Lab:
     only: str = ""
     """Why the model can be asked no task but these; empty where it can."""
     _tasks: dict[str, AnyTask | ExciseError] = field(default_factory=dict, repr=False)
-    _last: tuple[str, Fitted] | None = field(default=None, repr=False)
+    _fits: dict[str, Fitted] = field(default_factory=dict, repr=False)
 
     def task(self, name: str) -> AnyTask:
         """The task that stands for a name of the definition, loaded once.
@@ -262,11 +266,12 @@ class Lab:
             )
 
     def _fitted(self, fit: Fit) -> Fitted:
-        """Fit, or take the last fit: fine-tuned weights are too large to keep many."""
+        """Fit, or take a fit that is still there: changed weights are too large to keep many."""
         key = self._key(fit)
-        if self._last and self._last[0] == key:
-            return self._last[1]
-        self._last = None
+        if key in self._fits:
+            return self._fits[key]
+        while len(self._fits) >= _FITS:
+            del self._fits[next(iter(self._fits))]
         task = self._fit_task(fit)
         config = fit.config.model_copy(update={"tasks": (task.name,)})
         split = split_instances(
@@ -285,7 +290,8 @@ class Lab:
                 journal=self.journal,
             )
         )
-        self._last = key, fitted
+        if not isinstance(fitted, Excision):  # a patch is kept in the journal
+            self._fits[key] = fitted
         self.journal.put(f"{key} facts", dict(fitted.describe()))
         if isinstance(fitted, Excision):
             self.journal.put(f"{key} patch", _packed_patch(fitted))
@@ -295,6 +301,8 @@ class Lab:
 
     def _fit_task(self, fit: Fit) -> Task:
         task = self.task(fit.task)
+        if self.only and fit.method.startswith("finetune"):
+            raise NotApplicableError(f"{fit.method} trains on sentences: {self.only}")
         if not isinstance(task, Task) or not fits_methods(task):
             raise NotApplicableError(
                 f"{task.name} names no correct options, so no method can be fitted on it."

@@ -11,6 +11,7 @@ from excise.methods.calibration import ContextualCalibration, DomainCalibration
 from excise.methods.contrastive import RELATIVE, Contrastive
 from excise.methods.crispr import Crispr
 from excise.methods.finetuning import METHODS as FINE_TUNING
+from excise.methods.gated import Gated
 from excise.methods.guarded import Guarded
 from excise.methods.method import Method
 from excise.methods.original import Original
@@ -25,6 +26,7 @@ _ALL: tuple[Method, ...] = (
     *VARIANTS,
     Scaled(),
     Guarded(),
+    Gated(),
     Contrastive(),
     RELATIVE,
     ContextualCalibration(),

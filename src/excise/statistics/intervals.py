@@ -64,8 +64,8 @@ def inflation(variances: Sequence[float], clusters: Sequence[int]) -> tuple[floa
     size = np.asarray(clusters, dtype=np.float64)
     drawn = np.asarray(variances, dtype=np.float64)
     total = drawn.sum()
-    if not total > 0:
-        drawn, total = np.ones_like(size), float(len(size))
+    # Only their shares count, and squares of tiny ones (improbable texts) would be 0.
+    drawn = drawn / total if total > 0 else np.full_like(size, 1.0 / len(size))
     unbiased = drawn * size / (size - 1.0)
     degrees = unbiased.sum() ** 2 / (unbiased**2 / (size - 1.0)).sum()
-    return float(unbiased.sum() / total), float(degrees)
+    return float(unbiased.sum()), float(degrees)

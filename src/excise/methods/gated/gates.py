@@ -1,0 +1,93 @@
+"""Learnable factors of chosen neurons: while they are applied, gradients reach them alone.
+
+Multiplying an output feature by a learned factor is what (IA)3 does for whole modules (Liu et al.,
+NeurIPS 2022, section 3.3); here only a few neurons have a factor, and the result is a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from excise.errors import ConfigError
+from excise.models import LoadedModel
+from excise.types import Neuron
+
+
+@dataclass(frozen=True)
+class Gates:
+    """One factor for each of a set of neurons, 1 in the beginning."""
+
+    neurons: tuple[Neuron, ...]
+    """Module by module."""
+    values: dict[str, torch.Tensor]
+    """Module -> [its chosen neurons] factors, leaves of the graph."""
+    indices: dict[str, torch.Tensor]
+    """Module -> [its chosen neurons] output features."""
+    sizes: dict[str, int]
+    """Module -> number of its output features."""
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, neurons: Sequence[Neuron]) -> Gates:
+        """Gates of these neurons, all 1.
+
+        Raises:
+            ConfigError: weights in half precision, whose gradients underflow.
+        """
+        if loaded.model.dtype == torch.float16:
+            raise ConfigError("float16 gradients underflow; learn factors with --dtype float32.")
+        by_module: dict[str, list[int]] = {}
+        for neuron in sorted(set(neurons)):
+            by_module.setdefault(neuron.module, []).append(neuron.index)
+        sizes = {site.module: site.size for site in loaded.sites}
+        return cls(
+            neurons=tuple(Neuron(m, i) for m, indices in by_module.items() for i in indices),
+            values={
+                m: torch.ones(len(i), device=loaded.device, requires_grad=True)
+                for m, i in by_module.items()
+            },
+            indices={m: torch.tensor(i, device=loaded.device) for m, i in by_module.items()},
+            sizes={module: sizes[module] for module in by_module},
+        )
+
+    def factors(self, strength: float = 1.0) -> tuple[float, ...]:
+        """[neurons] factors, `strength` of the way from 1 to what was learned."""
+        learned = [v for values in self.values.values() for v in values.detach().tolist()]
+        # Four digits: what is written is what was decided about.
+        return tuple(round(1.0 + strength * (value - 1.0), 4) for value in learned)
+
+    @torch.no_grad()
+    def clamp(self, low: float, high: float) -> None:
+        """Keep every factor in a range."""
+        for values in self.values.values():
+            values.clamp_(low, high)
+
+    @contextmanager
+    def applied(self, loaded: LoadedModel) -> Iterator[None]:
+        """The model with its outputs multiplied; no weight changes, and none gets a gradient."""
+        wanted = [(p, p.requires_grad) for p in loaded.model.parameters()]
+        handles = [
+            loaded.model.get_submodule(module).register_forward_hook(self._hook(module))
+            for module in self.values
+        ]
+        try:
+            for parameter, _ in wanted:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for parameter, flag in wanted:
+                parameter.requires_grad_(flag)
+
+    def _hook(self, module: str) -> Any:
+        def multiply(_: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            values = self.values[module]
+            whole = torch.ones(self.sizes[module], device=values.device)
+            return output * whole.index_put((self.indices[module],), values).to(output.dtype)
+
+        return multiply

@@ -158,7 +158,7 @@ def test_configurations_of_the_repository_resolve(file: Path) -> None:
 
 FOREIGN = {"--no-deps"}
 """Flags of other tools that pages name by themselves."""
-OTHER_TOOLS = re.compile(r"(python\S*|pip|git|make|lm_eval|pytest|ruff)\s")
+OTHER_TOOLS = re.compile(r"(python\S*|pip|git|make|lm_eval|pytest|ruff|torchrun|accelerate)\s")
 
 
 def verbs() -> dict[str, set[str]]:
@@ -272,6 +272,7 @@ SECTIONS = {
     "calibration": configuration.CalibrationConfig,
     "finetuning": configuration.FinetuningConfig,
     "guard": configuration.GuardConfig,
+    "gate": configuration.GateConfig,
     "dissection": configuration.DissectionConfig,
     "statistics": configuration.StatisticsConfig,
     "without a section": configuration.RunConfig,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -42,7 +41,7 @@ def agrees(printed: str, shown: str) -> bool:
 
 
 def test_the_comparison_tells_other_words_and_other_numbers() -> None:
-    assert agrees(" 2 neurons:  45.8 % -0.12", " 2 neurons: 47.8 % +0.12") is False
+    assert not agrees("2 neurons: 45.8 % -0.12", "2 neurons: 45.8 % +0.12")
     assert agrees(" 2 neurons:  45.8 % +0.12", " 2 neurons: 47.8 % +0.10")
     assert not agrees("2 neurons: 45.8 %", "2 neurons: 55.8 %")
     assert not agrees("2 neurons: 45.8 %", "2 modules: 45.8 %")
@@ -75,17 +74,15 @@ def test_the_notebook_runs_and_prints_what_the_page_says(
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path / "work")}},
     )
-    assert Path(client.create_kernel_manager().kernel_cmd[0]).name.startswith("python") or True
     client.execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     shown = tutorial.outputs(page)
     assert len(code) == len(shown)
     for cell, wanted in zip(code, shown, strict=True):
         printed = "".join(
-            output.text for output in cell.outputs if output.output_type == "stream"
+            output.text for output in cell.outputs if output.get("name") == "stdout"
         ).strip("\n")
         assert agrees(printed, wanted), f"{printed}\n--- the page says:\n{wanted}"
     made_files = {path.name for path in (tmp_path / "work" / "tutorial").iterdir()}
     assert made_files == {"run", "checkpoint"}
     assert (tmp_path / "work" / "tutorial" / "run" / "report.html").is_file()
-    assert sys.executable

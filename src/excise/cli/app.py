@@ -30,6 +30,7 @@ from excise.cli import (
     power,
     push,
     report,
+    reproduce,
     run,
     verify,
 )
@@ -98,6 +99,9 @@ app.command("apply", short_help="Write a checkpoint from a model and patches.")(
 app.command("push", short_help="Upload a patch or a checkpoint, with its model card.")(push.push)
 app.command("report", short_help="report.html again, or several runs on one page.")(
     report.report
+)
+app.command("reproduce", short_help="Experiments of the paper and of the study.")(
+    reproduce.reproduce
 )
 app.command("plan", short_help="What a run will cost, before it starts.")(plan.plan)
 app.command("power", short_help="How many items a margin needs.")(power.power)

@@ -1,11 +1,11 @@
-"""The verbs `ls tasks`, `ls methods`, `ls metrics`, `ls presets` and `ls models`."""
+"""The verbs `ls tasks`, `methods`, `metrics`, `presets`, `models` and `experiments`."""
 
 from __future__ import annotations
 
 import typer
 
 app = typer.Typer(
-    help="List tasks, methods, metrics, presets or models.",
+    help="List tasks, methods, metrics, presets, models or experiments.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -95,3 +95,22 @@ def models(context: typer.Context) -> None:
     )
     typer.echo("\nAny other model: describe its linear maps with --neurons.")
     typer.echo(f"The embedded default is {DEFAULT_MODEL}.")
+
+
+@app.command("experiments")
+def experiments(context: typer.Context) -> None:
+    """The experiments that `reproduce` carries out."""
+    from excise.cli.tables import print_table
+    from excise.experiments import groups, listed
+
+    print_table(
+        context.obj.out,
+        "Experiments (excise reproduce NAME --model MODEL)",
+        ["experiment", "kind", "what it asks"],
+        [
+            [name, entry.kind, f"{entry.question} ({entry.source})"]
+            for name, entry in listed().items()
+        ],
+        left=True,
+    )
+    typer.echo(f"\nGroups of them: {', '.join(groups())}.")

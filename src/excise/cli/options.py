@@ -279,10 +279,28 @@ def resolve(context: typer.Context) -> RunConfig:
     """
     from excise import config
 
-    given = dict(context.params)
+    resolved = config.resolve(given(context), file=context.params.get("config"))
+    if (resolved.model or "").startswith(TESTBED) and "tasks" not in resolved.model_fields_set:
+        # Models with a vocabulary of their own, which reads no other task.
+        resolved = resolved.model_copy(update={"tasks": ("testbed",)})
+    _refuse_same_names(resolved.tasks)
+    # `default` must also override a model that the file names.
+    return resolved.model_copy(update={"model": None}) if resolved.model == DEFAULT else resolved
+
+
+def given(context: typer.Context) -> dict[str, Any]:
+    """What the command line says, as options of the configuration, nested by section.
+
+    Args:
+        context: as in `resolve`.
+
+    Raises:
+        ConfigError: an option that cannot be read.
+    """
+    parameters = dict(context.params)
     overrides: dict[str, Any] = {}
     for name, place in _PLACES.items():
-        value = given.get(name)
+        value = parameters.get(name)
         if name == "task":
             value = names_of(value, "--task")
         elif name == "n" and value is not None:
@@ -291,15 +309,9 @@ def resolve(context: typer.Context) -> RunConfig:
             value = assigned_numbers(value, "--max-loss")
         if value is not None:
             _put(overrides, place, value)
-    for assignment in given.get("assignments") or ():
+    for assignment in parameters.get("assignments") or ():
         _put(overrides, *_assigned(assignment))
-    resolved = config.resolve(overrides, file=given.get("config"))
-    if (resolved.model or "").startswith(TESTBED) and "tasks" not in resolved.model_fields_set:
-        # Models with a vocabulary of their own, which reads no other task.
-        resolved = resolved.model_copy(update={"tasks": ("testbed",)})
-    _refuse_same_names(resolved.tasks)
-    # `default` must also override a model that the file names.
-    return resolved.model_copy(update={"model": None}) if resolved.model == DEFAULT else resolved
+    return overrides
 
 
 def _refuse_same_names(tasks: Iterable[str]) -> None:

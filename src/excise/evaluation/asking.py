@@ -13,9 +13,9 @@ from excise.evaluation.continuations import continue_prompts
 from excise.evaluation.parts import Journal, joined, key, packed, parts, unpacked
 from excise.evaluation.passages import read_passages
 from excise.evaluation.sentences import compare_sentences
-from excise.models import LoadedModel
+from excise.models import LoadedModel, packed_linears
 from excise.patches import Patch
-from excise.types import Answers, AnyTask, PromptTask, TextTask
+from excise.types import Answers, AnyTask, PromptTask, Task, TextTask
 
 
 def ask(
@@ -73,6 +73,8 @@ def ask(
         # Reading passages compares with the original, so it applies the patch itself.
         if patch is not None and left and not isinstance(task, TextTask):
             applied.enter_context(patch.applied(loaded, force=force))
+        if left and isinstance(task, Task) and config.scoring.mode == "scoring":
+            applied.enter_context(packed_linears(loaded.model))  # once for all parts
         for start in range(0, len(left), parallel.size()):
             now = left[start : start + parallel.size()]
             for number, piece in zip(now, _in_turns(ask_part, now), strict=True):

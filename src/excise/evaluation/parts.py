@@ -76,12 +76,13 @@ def parts(task: AnyTask, n_items: int, n_instructions: int) -> list[Part]:
         n_instructions: number of instructions they are asked under.
     """
     most = {PromptTask: _PROMPTS, TextTask: _PASSAGES}.get(type(task), _ITEMS)
-    count = -(-n_items // most)
-    if most == _ITEMS:
+    edges = [*range(0, n_items, most), n_items]
+    if most == _ITEMS and n_items:
         # Several processes take turns over parts, so a short evaluation needs some, too. How many
         # does not depend on the processes: what is forwarded together decides the last digits.
-        count = max(count, min(-(-_FEWEST // max(n_instructions, 1)), n_items // _SMALLEST))
-    edges = [n_items * place // count for place in range(count + 1)] if n_items else []
+        wanted = min(-(-_FEWEST // max(n_instructions, 1)), n_items // _SMALLEST)
+        count = max(len(edges) - 1, wanted)
+        edges = [n_items * place // count for place in range(count + 1)]
     return [
         Part(instruction, start, stop)
         for instruction in range(n_instructions)

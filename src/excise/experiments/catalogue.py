@@ -71,9 +71,9 @@ def definition(name: str, scale: Scale = "paper") -> Definition:
     values, place = _read(name)
     scales = {key: values.pop(key, {}) for key in ("small", "paper")}
     values = merged(values, scales[scale])
-    kind = values.get("kind")
+    kind = str(values.get("kind"))
     if kind not in KINDS:
-        raise UnknownNameError(f"kind of experiment (in {place})", str(kind), KINDS)
+        raise UnknownNameError(f"kind of experiment (in {place})", kind, KINDS)
     try:
         return KINDS[kind].model_validate({**values, "name": Path(name).stem})
     except ValidationError as error:

@@ -104,6 +104,7 @@ class Lab:
     only: str = ""
     """Why the model can be asked no task but these; empty where it can."""
     _tasks: dict[str, AnyTask | ExciseError] = field(default_factory=dict, repr=False)
+    _originals: dict[Any, Answers] = field(default_factory=dict, repr=False)
     _fits: dict[str, Fitted] = field(default_factory=dict, repr=False)
 
     def task(self, name: str) -> AnyTask:
@@ -164,10 +165,10 @@ class Lab:
 
     def answers(self, fit: Fit, questions: Questions) -> Answers:
         """What the model answers under a fit; asked, and fitted, only if it is not kept."""
-        told = "" if fit.method == ORIGINAL else f" ({fit.task}, trial {fit.trial + 1})"
-        self.progress.stage(f"{questions.task.name}: asking {fit.method}{told}")
         if fit.method == ORIGINAL:
-            return self._asked(questions, None)
+            return self._original(questions)
+        told = f"{fit.method} of {fit.task}, trial {fit.trial + 1}"
+        self.progress.stage(f"{questions.task.name}: asking {told}")
         patch = self._kept_patch(fit)
         if patch is None and not self._is_change(fit):
             fitted = self._fitted(fit)
@@ -199,6 +200,19 @@ class Lab:
                 raise NotApplicableError(f"method {fit.method!r} excises no neurons.")
             return fitted.patch
         return kept
+
+    def _original(self, questions: Questions) -> Answers:
+        """What every state is compared with; asked for by each of them."""
+        key = (
+            questions.task.name,
+            tuple(item.id for item in questions.items),
+            questions.instructions,
+            questions.config.model_dump_json(include={"scoring", "continuation", "text"}),
+        )
+        if key not in self._originals:
+            self.progress.stage(f"{questions.task.name}: asking the original")
+            self._originals[key] = self._asked(questions, None)
+        return self._originals[key]
 
     def _asked(self, questions: Questions, patch: Patch | None) -> Answers:
         return ask(

@@ -140,7 +140,12 @@ def _to_judge(lab: Lab, entry: Judged) -> Measured:
     assert entry.difference is not None
     assert entry.metric is not None
     reading = entry.reading
-    family = (reading.state, reading.facts.get("fitted_on"), reading.target, reading.facts.get("at"))
+    family = (
+        reading.state,
+        reading.facts.get("fitted_on"),
+        reading.target,
+        reading.facts.get("at"),
+    )
     return to_judge(entry.metric, entry.difference, lab.config.statistics, family=family)
 
 

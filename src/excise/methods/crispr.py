@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from excise.methods.method import Excision, Fitted, Fitting
 from excise.methods.racing import raced
 from excise.methods.resuming import KeptSums, digest_of
 from excise.metrics import METRICS, value
-from excise.models import LoadedModel
+from excise.models import LoadedModel, packed_linears, unpacked
 from excise.patches import Patch, factor_of
 from excise.selection import CurvePoint, RankedNeuron, choose, first_best, golden_section, top
 from excise.splits import sample
@@ -176,16 +177,20 @@ def choose_patch(
     tried: dict[int, dict[str, float | None]] = {}
 
     def answers(n: int, items: Sequence[Instance]) -> Predictions:
-        said = ask(
-            loaded,
-            task,
-            items,
-            config,
-            patch=patch(n),
-            instructions=instructions,
-            journal=journal,
-            advance=advance,
-        )
+        excised = patch(n)
+        changed = {neuron.module for neuron in excised.neurons}
+        # Only what the patch changes is packed anew.
+        with unpacked([loaded.linear(module) for module in changed]):
+            said = ask(
+                loaded,
+                task,
+                items,
+                config,
+                patch=excised,
+                instructions=instructions,
+                journal=journal,
+                advance=advance,
+            )
         assert isinstance(said, Predictions)  # the task is a choice
         return said
 
@@ -196,20 +201,24 @@ def choose_patch(
     def measure(n: int) -> float:
         return valued(n, answers(n, instances))
 
-    if selection.search == "golden_section":
-        # The authors compare accuracies in per cent, rounded to two decimals.
-        points = list(
-            golden_section(lambda n: round(100 * measure(n), 2) / 100, *selection.golden_section)
-        )
-        best = first_best(points)
-    else:
-        numbers = sorted(set(selection.grid))
-        if selection.search == "racing":
-            finished = raced(numbers, instances, answers)
-            points = [CurvePoint(n, valued(n, said)) for n, said in finished.items()]
+    packed = config.scoring.mode == "scoring"
+    with packed_linears(loaded.model) if packed else nullcontext():
+        if selection.search == "golden_section":
+            # The authors compare accuracies in per cent, rounded to two decimals.
+            points = list(
+                golden_section(
+                    lambda n: round(100 * measure(n), 2) / 100, *selection.golden_section
+                )
+            )
+            best = first_best(points)
         else:
-            points = [CurvePoint(n, measure(n)) for n in numbers]
-        best = choose(points)
+            numbers = sorted(set(selection.grid))
+            if selection.search == "racing":
+                finished = raced(numbers, instances, answers)
+                points = [CurvePoint(n, valued(n, said)) for n, said in finished.items()]
+            else:
+                points = [CurvePoint(n, measure(n)) for n in numbers]
+            best = choose(points)
     curve = tuple(CurvePoint(point.n, point.objective, tried[point.n]) for point in points)
     return Choice(patch(best.n), curve)
 

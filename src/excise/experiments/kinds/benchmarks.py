@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from excise.experiments.definition import Definition, NotApplicableError
 from excise.experiments.findings import Findings
-from excise.experiments.lab import Lab
+from excise.experiments.lab import ORIGINAL, Lab
 from excise.experiments.readings import with_verdicts
 from excise.experiments.states import State, Target, chart_of, read_states, tables_of
 
@@ -19,10 +19,10 @@ class Benchmarks(Definition):
         """Ask all states all targets.
 
         Raises:
-            NotApplicableError: not one target can be asked.
+            NotApplicableError: no target can be asked, or no state can be fitted.
         """
         entries, left_out = read_states(lab, self.states, self.targets)
-        if not entries:
+        if all(entry.reading.state == ORIGINAL for entry in entries):
             raise NotApplicableError("; ".join(dict.fromkeys(why for _, why in left_out)))
         readings = with_verdicts(lab, entries)
         chart = chart_of(readings, self.title)

@@ -86,8 +86,7 @@ def changes_table(readings: Sequence[Reading], measure: str) -> Table:
         f"{title_of(measure)}: difference to the original (95 % interval; * significant)",
         ("method", *(named(readings, target) for target in targets)),
         tuple(
-            (state, *(change(found.get((state, target))) for target in targets))
-            for state in states
+            (state, *(change(found.get((state, target))) for target in targets)) for state in states
         ),
     )
 

@@ -48,7 +48,8 @@ def _thirds(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for stack in dict.fromkeys(row["stack"] for row in layers):
         own = sorted((r for r in layers if r["stack"] == stack), key=lambda r: r["layer"])
         for place, row in enumerate(own):
-            part = parts[place * len(THIRDS) // len(own)]
+            # Two layers are a lower and an upper one.
+            part = parts[place * len(THIRDS) // len(own) if len(own) > 2 else 2 * place]
             for key in ("neurons", "excised", "expected"):
                 part[key] += row[key]
     return parts

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from excise.experiments.definition import Definition, NotApplicableError, Section
-from excise.experiments.findings import Findings, Reading, shown
+from excise.experiments.findings import Findings, Reading, Table, shown
 from excise.experiments.lab import ORIGINAL, Lab
 from excise.experiments.readings import with_verdicts
 from excise.experiments.states import State, Target, chart_of, read_states, tables_of
@@ -40,7 +40,7 @@ class Question(Section):
 
 
 class Questions(Definition):
-    """Several questions, one test for each number, p-values corrected over all of them."""
+    """Several questions; p-values are corrected over all numbers of a question."""
 
     questions: tuple[Question, ...]
     not_measured: tuple[tuple[str, str], ...] = ()
@@ -52,22 +52,22 @@ class Questions(Definition):
         Raises:
             NotApplicableError: not one target can be asked.
         """
-        entries, left_out = [], list(self.not_measured)
+        left_out = list(self.not_measured)
+        readings: list[Reading] = []
+        answers: list[str] = []
+        tables: list[Table] = []
+        chart = None
         for question in self.questions:
-            now, why = read_states(lab, question.states, question.targets, ask=question.title)
-            entries += now
+            entries, why = read_states(lab, question.states, question.targets, ask=question.title)
             left_out += [(f"{question.title} {what}", reason) for what, reason in why]
-        if not entries:
-            raise NotApplicableError("; ".join(dict.fromkeys(why for _, why in left_out)))
-        readings = with_verdicts(lab, entries)
-        answers, tables = [], []
-        for question in self.questions:
-            own = [r for r in readings if r.facts["ask"] == question.title]
+            own = with_verdicts(lab, entries)
             answers.append(f"**{question.title}** {answer(question.rule, own)}")
+            readings += own
             tables += tables_of(own)
-        first = [r for r in readings if r.facts["ask"] == self.questions[0].title]
-        chart = chart_of(first, self.questions[0].title)
-        return Findings(readings, tuple(tables), chart, tuple(answers), tuple(left_out))
+            chart = chart or chart_of(own, question.title)
+        if not readings:
+            raise NotApplicableError("; ".join(dict.fromkeys(why for _, why in left_out)))
+        return Findings(tuple(readings), tuple(tables), chart, tuple(answers), tuple(left_out))
 
 
 def answer(rule: str, readings: Sequence[Reading]) -> str:
@@ -94,7 +94,7 @@ def _symptom(readings: Sequence[Reading]) -> str:
         elif not _verdicts(inside, "improved"):
             verdict = "nothing became better by more than chance even where it was fitted"
         elif not better:
-            verdict = "only the benchmark it was fitted on became better: its symptom, as far as seen"
+            verdict = "only what it was fitted on became better: a symptom, as far as seen"
         elif worse:
             verdict = "some held-out measures became better and others worse: mixed"
         else:
@@ -154,8 +154,10 @@ def _enough(readings: Sequence[Reading]) -> str:
         if worse:
             certain = _verdicts(worse, "worse")
             shown_cases += bool(certain)
-            cases.append(f"{reading.state} on {reading.target} ({_change(reading)}; but "
-                         f"{', '.join(map(_change, worse))})")
+            cases.append(
+                f"{reading.state} on {reading.target} ({_change(reading)}; but "
+                f"{', '.join(map(_change, worse))})"
+            )
     if not rises:
         return "No state raised accuracy here, so there is no case to look at."
     verdict = "Accuracy alone is not enough" if cases else "Accuracy alone hid nothing here"

@@ -44,10 +44,9 @@ class Sweep(Definition):
                 config = with_options(lab.config, _nested(self.option, value))
                 for method in self.methods:
                     fits = lab.fits(method, name, config)
-                    facts = {"option": self.option, "at": value}
-                    entries += read(lab, fits, questions, self.measures, target=name, **facts)
+                    entries += read(lab, fits, questions, self.measures, target=name, at=value)
                     if self.count:
-                        entries.append(neurons(lab, fits, target=name, **facts))
+                        entries.append(neurons(lab, fits, target=name, at=value))
         readings = with_verdicts(lab, entries)
         tables = tuple(
             table
@@ -63,7 +62,7 @@ class Sweep(Definition):
             (r.state, r.target, r.facts.get("at")): r for r in readings if r.measure == measure
         }
         header = (self.option, *(named(readings, target) for target in targets))
-        values = [(str(at), (method, at)) for at in self.values]
+        values: list[tuple[str, tuple[str, Any]]] = [(str(at), (method, at)) for at in self.values]
         if any((ORIGINAL, target, None) in found for target in targets):
             values = [(ORIGINAL, (ORIGINAL, None)), *values]
         value_rows = [

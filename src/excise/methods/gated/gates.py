@@ -87,7 +87,7 @@ class Gates:
     def _hook(self, module: str) -> Any:
         def multiply(_: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
             values = self.values[module]
-            whole = torch.ones(self.sizes[module], device=values.device)
+            whole = values.new_ones(self.sizes[module])
             return output * whole.index_put((self.indices[module],), values).to(output.dtype)
 
         return multiply

@@ -1,0 +1,283 @@
+"""Gated excision: learned factors, held-out decisions, limits; a planted pair; the test bed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import test_guarded as planted_pair
+import tiny
+from excise.attribution.effects import Question, compared
+from excise.attribution.layouts import layout_for
+from excise.config import AttributionConfig, GateConfig, RunConfig, ScoringConfig, resolve
+from excise.errors import ConfigError
+from excise.evaluation import predict
+from excise.methods import METHODS, Excision, Fitting
+from excise.methods.gated import Gated
+from excise.methods.gated.gates import Gates
+from excise.methods.gated.method import held_out
+from excise.methods.gated.training import Lesson
+from excise.methods.guarded.panel import Reading, reading
+from excise.models import LoadedModel, load, weights_digest
+from excise.patches import scaled_outputs
+from excise.scoring import encode
+from excise.splits import sample, split_instances
+from excise.tasks import load_task
+from excise.types import Neuron, Task
+
+# --- gates ----------------------------------------------------------------------------------------
+
+
+def logits(model: LoadedModel) -> torch.Tensor:
+    ids = model.tokenizer("An old man met her.", return_tensors="pt").input_ids
+    return model.model(input_ids=ids).logits
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_gates_do_what_the_patch_does(name: str) -> None:
+    model = tiny.loaded(name)
+    chosen = [Neuron(site.module, index) for site in model.sites[:3] for index in (0, 5)]
+    gates = Gates.of(model, chosen)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for values in gates.values.values():
+            values.copy_(2 * torch.rand(values.shape, generator=generator))
+    with gates.applied(model), torch.no_grad():
+        gated = logits(model)
+    exact = [float(v) for values in gates.values.values() for v in values.detach()]
+    with scaled_outputs(model.model, gates.neurons, exact), torch.no_grad():
+        scaled = logits(model)
+    assert not torch.allclose(gated, logits(model), atol=1e-3)
+    torch.testing.assert_close(gated, scaled, atol=1e-5, rtol=1e-5)
+
+
+def test_only_the_factors_get_a_gradient_and_the_model_comes_back() -> None:
+    model = tiny.loaded("llama")
+    flags = [p.requires_grad for p in model.model.parameters()]
+    gates = Gates.of(model, [Neuron(model.sites[0].module, 3)])
+    with gates.applied(model):
+        torch.autograd.backward(logits(model).square().mean())
+        assert not any(p.requires_grad for p in model.model.parameters())
+    assert gates.values[model.sites[0].module].grad is not None
+    assert all(p.grad is None for p in model.model.parameters())
+    assert [p.requires_grad for p in model.model.parameters()] == flags
+    assert weights_digest(model.model) == model.digest
+
+
+def test_factors_go_part_of_the_way_and_stay_in_their_range() -> None:
+    model = tiny.loaded("llama")
+    gates = Gates.of(model, [Neuron(model.sites[0].module, i) for i in (7, 2, 4, 4)])
+    assert [n.index for n in gates.neurons] == [2, 4, 7]
+    with torch.no_grad():
+        gates.values[model.sites[0].module].copy_(torch.tensor([-0.5, 1.4, 3.0]))
+    gates.clamp(0.0, 2.0)
+    assert gates.factors() == (0.0, 1.4, 2.0)
+    assert gates.factors(0.5) == (0.5, 1.2, 1.5)
+
+
+# --- what is learned ------------------------------------------------------------------------------
+
+
+def lesson(model: LoadedModel, **options: Any) -> Lesson:
+    told = tiny.task().instructions
+    asked = tuple(Question(instance, told[0], 0) for instance in tiny.INSTANCES)
+    scoring = ScoringConfig(normalisation="per_token")
+    said = predict(model, tiny.task(), tiny.INSTANCES, scoring, instructions=(told[0],))
+    return Lesson(
+        model, tiny.task(), asked, reading(said), scoring, GateConfig(**options), lambda n: None
+    )
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom", "t5-gated"])
+def test_the_gradient_of_the_loss_is_that_of_finite_differences(name: str) -> None:
+    model = tiny.loaded(name)
+    model.model.double()
+    teaching = lesson(model, decided_weight=3.0, gold_weight=2.0)
+    # A text that lies below the original's: the second term of the loss is at work.
+    teaching = replace(
+        teaching, original=replace(teaching.original, gold=teaching.original.gold + 1)
+    )
+    told = tiny.task().instructions[0]
+    items = encode(model, tiny.task(), told, tiny.INSTANCES, end_token=False)
+    pairs = list(zip(teaching.questions, items, strict=True))
+    config = AttributionConfig(tokens="sum", skip_first_token=False)
+
+    def loss(gates: Gates) -> torch.Tensor:
+        with gates.applied(model):
+            likelihoods = layout_for(model, items, config).log_likelihoods()
+            return teaching.loss(compared(likelihoods, pairs, "per_token"), range(len(pairs)))
+
+    for site in (model.sites[0], model.sites[-1]):
+        gates = Gates.of(model, [Neuron(site.module, 1)])
+        gates.values[site.module] = torch.ones(1, dtype=torch.float64, requires_grad=True)
+        value = loss(gates)
+        torch.autograd.backward(value)
+        sides = []
+        for step in (1e-2, -1e-2):
+            moved = replace(gates, values={site.module: torch.tensor([1.0 + step]).double()})
+            with torch.no_grad():
+                sides.append(float(loss(moved)))
+        gradient = gates.values[site.module].grad
+        assert gradient is not None
+        measured = (sides[0] - sides[1]) / 2e-2
+        assert float(gradient) == pytest.approx(
+            measured, rel=1e-2, abs=1e-4
+        )  # shares are in float32
+
+
+def test_the_loss_by_hand() -> None:
+    # One ambiguous question with a share of 1/2; one decided with a share of 1/4 whose gold text
+    # lost 0.5 nats per token: (ln 2 + 3 ln 4 + 2 * 0.5) / 2.
+    original = Reading(
+        correct=np.array([False, True]),
+        share=np.zeros(2),
+        gold=np.array([-1.0, -1.0]),
+        decided=np.array([False, True]),
+    )
+    made = SimpleNamespace(
+        original=original, config=GateConfig(decided_weight=3.0, gold_weight=2.0)
+    )
+    half = torch.log(torch.tensor([0.5, 0.5]))
+    quarter = torch.log(torch.tensor([0.75, 0.25]))
+    answers = [(half, torch.tensor([-5.0, -5.0]), 0), (quarter, torch.tensor([-1.0, -1.5]), 1)]
+    loss = Lesson.loss(made, answers, [0, 1])  # type: ignore[arg-type]
+    assert float(loss) == pytest.approx((math.log(2) + 3 * math.log(4) + 1) / 2)
+
+
+def test_learning_raises_the_share_and_is_the_same_twice() -> None:
+    model = tiny.loaded("llama")
+    chosen = [Neuron(site.module, i) for site in model.sites for i in range(4)]
+    losses = []
+    for _ in range(2):
+        teaching = lesson(model, epochs=3, learning_rate=0.2, gold_weight=0.0)
+        gates = Gates.of(model, chosen)
+        for _epoch in teaching.epochs(gates, seed=0):
+            pass
+        with gates.applied(model), torch.no_grad():
+            said = predict(
+                model,
+                tiny.task(),
+                tiny.INSTANCES,
+                teaching.scoring,
+                instructions=tiny.task().instructions[:1],
+            )
+        losses.append((gates.factors(), reading(said).objective))
+    assert losses[0] == losses[1]
+    assert losses[0][1] > lesson(model).original.objective + 0.05
+    assert weights_digest(model.model) == model.digest
+
+
+# --- which questions decide -----------------------------------------------------------------------
+
+
+def test_other_templates_decide() -> None:
+    pool = tuple(
+        tiny.instance(n, "Who?", ("a", "b"), 0, template=f"t{n % 5}", block=f"b{n}")
+        for n in range(20)
+    )
+    teach, decide = held_out(pool, 0.3, seed=0)
+    assert sorted(i.id for i in teach + decide) == sorted(i.id for i in pool)
+    assert len({i.template for i in decide}) == 2  # 0.3 of 5, rounded up
+    assert not {i.template for i in teach} & {i.template for i in decide}
+    assert held_out(pool, 0.3, seed=0) == (teach, decide)
+    assert any(held_out(pool, 0.3, seed=s)[1] != decide for s in range(1, 5))
+
+
+def test_a_single_template_is_divided_by_blocks() -> None:
+    pool = tuple(
+        tiny.instance(n, "Who?", ("a", "b"), 0, template="t", block=f"b{n // 2}") for n in range(8)
+    )
+    teach, decide = held_out(pool, 0.5, seed=1)
+    assert len(decide) == len(teach) == 4
+    assert not {i.block for i in teach} & {i.block for i in decide}
+    with pytest.raises(ConfigError, match="two questions at least"):
+        held_out(pool[:1], 0.5, seed=0)
+
+
+# --- the method -----------------------------------------------------------------------------------
+
+
+def fitting(model: LoadedModel, **overrides: Any) -> Fitting:
+    base = planted_pair.fitting(model)
+    gate = {
+        "neurons": 6,
+        "instances": 16,
+        "deciding_instances": 16,
+        "epochs": 3,
+        "learning_rate": 0.5,
+    }
+    options = {**base.config.model_dump(exclude_unset=True), "gate": gate, **overrides}
+    return replace(base, config=resolve(options))
+
+
+def test_a_planted_pair_is_scaled_within_the_limits() -> None:
+    model = planted_pair.planted()
+    fitted = Gated().excise(fitting(model))
+    ambiguous, disambiguated = planted_pair.accuracies(model, fitted)
+    assert ambiguous >= 0.5
+    assert disambiguated == 1.0
+    described = fitted.describe()
+    assert described["chosen"]["exceeded"] is None
+    assert described["neurons"] == len(fitted.patch) == described["chosen"]["neurons"]
+    assert len(described["tried"]) == 3 * 4
+    assert all(0.0 <= factor <= 2.0 for factor in fitted.patch.by_neuron.values())
+    assert weights_digest(model.model) == model.digest
+    assert Gated().excise(fitting(model)).patch == fitted.patch
+
+
+def test_nothing_within_the_limits_is_an_empty_patch() -> None:
+    # Without a step no state changes anything, so none is better than the original.
+    model = planted_pair.planted()
+    fitted = Gated().excise(fitting(model, gate={"neurons": 4, "epochs": 1, "learning_rate": 1e-6}))
+    assert len(fitted.patch) == 0
+    assert fitted.describe()["chosen"] is None
+
+
+def test_generated_answers_are_refused() -> None:
+    model = planted_pair.planted()
+    with pytest.raises(ConfigError, match="'gated' learns from shares"):
+        Gated().fit(fitting(model, scoring={"mode": "generation"}))
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [({"low": 1.5}, "low must not be above 1"), ({"strengths": ()}, "at least one number")],
+)
+def test_options_out_of_range_are_refused(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve({"gate": section})
+
+
+@pytest.mark.parametrize("kind", ["t5", "causal"])
+def test_it_closes_the_gap_to_the_twin_on_the_test_bed(kind: str) -> None:
+    model, task = load(f"testbed-{kind}", device="cpu"), load_task("testbed")
+    assert isinstance(task, Task)
+    parts = split_instances(task.instances, by="template", seed=0)
+    config: RunConfig = resolve(
+        {
+            "guard": {"max_loss": {"disambiguated": 0.01, "gold_probability": 0.1}},
+            "gate": {"neurons": 48, "instances": 96, "deciding_instances": 64},
+        }
+    )
+    fitted = METHODS["gated"].fit(Fitting(model, task, parts, config))
+    assert isinstance(fitted, Excision)
+    asked = sample(parts.test, 80, seed=0, unit="block")
+    told = task.instructions[:2]
+    shares = []
+    for answers in (
+        predict(model, task, asked, config.scoring, instructions=told),
+        fitted.answers(model, task, asked, config.scoring, instructions=told),
+    ):
+        right = answers.choice == answers.gold
+        shares.append((right[:, answers.ambiguous].mean(), right[:, answers.disambiguated].mean()))
+    (before, kept), (after, still) = shares
+    # The twin answers all of them.
+    assert after - before >= 0.9 * (1.0 - before)
+    assert still >= kept - 0.01
+    assert 0 < len(fitted.patch) <= 48

@@ -9,7 +9,7 @@ ifeq ($(strip $(EXCISE_DATA)),)
 unexport EXCISE_DATA
 endif
 
-.PHONY: help setup demo test check unit bench clean
+.PHONY: help setup demo test check unit docs bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -39,8 +39,11 @@ check: setup
 unit: setup
 	$(BIN)/pytest -n 2 --dist worksteal
 
+docs: setup ## the documentation as a site, to site/index.html; needs no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: setup ## speed and memory against lm-eval and the floor, to docs/benchmarks.md
 	$(BIN)/python -W ignore -m benchmarks
 
 clean: ## remove what `make` made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) site build/gallery .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -39,7 +39,7 @@ def measure(items: int = 48, rounds: int = 1) -> dict[str, Any]:
     racing = config.model_copy(
         update={"selection": config.selection.model_copy(update={"search": "racing"})}
     )
-    split = split_instances(task.instances)
+    split = split_instances(task.instances, by="template", seed=0)
     scores: NeuronScores = locate(loaded, task, split.find, config, seed=0)
     found: dict[str, Choice] = {}
     instances = sample(split.tune, items, seed=0, unit="block")

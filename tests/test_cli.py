@@ -235,19 +235,19 @@ def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
 
 def estimate(low: float | None, high: float | None, **more: Any) -> dict[str, Any]:
     values = {"original": 0.3, "patched": 0.4, "difference": 0.1, "level": 0.95}
-    return {**values, "low": low, "high": high, "controls": (0.31, 0.33), **more}
+    rest = {"low": low, "high": high, "controls": (0.31, 0.33), "verdict": "improved"}
+    return {**values, **rest, **more}
 
 
-def test_verdicts_follow_the_interval() -> None:
+def test_the_verdict_is_that_of_the_tests() -> None:
     assert verdict(estimate(0.02, 0.2)) == "improved"
-    assert verdict(estimate(-0.2, -0.02)) == "worse"
-    assert verdict(estimate(-0.02, 0.2)) == "no evidence of a change"
-    assert verdict(estimate(0.0, 0.2)) == "no evidence of a change"
-    assert "no evidence" in verdict(estimate(None, None))
+    # An interval above 0 whose corrected p-value is not significant.
+    assert verdict(estimate(0.02, 0.2, verdict="no evidence")) == "no evidence"
+    assert "no evidence" in verdict(estimate(None, None, verdict=None))
 
 
 def test_the_disambiguated_loss_stands_beside_the_gain() -> None:
-    loss = estimate(-0.09, -0.01, original=0.6, patched=0.55, difference=-0.05)
+    loss = estimate(-0.09, -0.01, original=0.6, patched=0.55, difference=-0.05, verdict="worse")
     text = meaning("t", {"accuracy": estimate(0.02, 0.2), "accuracy_disambiguated": loss}, n=3)
     assert "30.0 -> 40.0 %, +10.0 points (95 % interval +2.0 to +20.0): improved" in text
     assert "above all 2 random controls" in text
@@ -286,7 +286,7 @@ def test_help_uses_no_words_that_promise() -> None:
 
 
 def test_a_collapse_of_the_correct_answers_is_said() -> None:
-    from excise.cli.words import damage
+    from excise.report.notes import damage
 
     def after(original: float | None, patched: float | None) -> str | None:
         return damage("age", {"gold_probability_disambiguated": _gold(original, patched)})

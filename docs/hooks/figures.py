@@ -93,7 +93,8 @@ def style() -> str:
     text = STYLES.read_text(encoding="utf-8")
     light = re.search(r"^:root \{([^}]*)\}", text, re.MULTILINE)
     dark = re.search(r':root\[data-theme="dark"\] \{([^}]*)\}', text)
-    assert light and dark, "the report's style sheet has changed: name its colours here"
+    assert light is not None, "the report's style sheet has changed: name its colours here"
+    assert dark is not None, "the report's style sheet has changed: name its colours here"
     rules = [
         f'[data-md-color-scheme="default"] .excise-figure {{{light[1]}}}',
         f'[data-md-color-scheme="slate"] .excise-figure {{{dark[1]}}}',

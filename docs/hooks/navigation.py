@@ -14,8 +14,14 @@ _NO_PAGES = ("hooks",)
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the pages that nobody listed to the section of their folder."""
-    sections: dict[str, list[Any]] = {name: list_ for part in config.nav for name, list_ in part.items()}
-    listed = {page if isinstance(page, str) else next(iter(page.values())) for pages in sections.values() for page in pages}
+    sections: dict[str, list[Any]] = {
+        name: list_ for part in config.nav for name, list_ in part.items()
+    }
+    listed = {
+        page if isinstance(page, str) else next(iter(page.values()))
+        for pages in sections.values()
+        for page in pages
+    }
     docs = Path(config.docs_dir)
     for path in sorted(docs.rglob("*.md")):
         name = path.relative_to(docs)

@@ -47,7 +47,9 @@ def _verb(path: str, command: Any) -> Iterator[str]:
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
     yield f"## excise {path}"
     yield re.sub(r"\s*\n\s*(?!\n)", " ", (command.help or "").strip()).strip()
-    usage = " ".join([f"excise {path}", *map(_usage, arguments), *(["[OPTIONS]"] if options else [])])
+    usage = " ".join(
+        [f"excise {path}", *map(_usage, arguments), *(["[OPTIONS]"] if options else [])]
+    )
     yield f"```text\n{usage}\n```"
     if arguments:
         rows = [(f"`{_metavar(p)}`", _cell(p.help)) for p in arguments]
@@ -92,7 +94,7 @@ def configuration() -> str:
     parts = ["## Without a section", _table(_COLUMNS, own)]
     for name, section in inner.items():
         rows = [_field(key, field) for key, field in section.model_fields.items()]
-        parts += [f"## `[{name}]`", (section.__doc__ or "").strip(), _table(_COLUMNS, rows)]
+        parts += [f"## `[{name}]`", _cell(section.__doc__), _table(_COLUMNS, rows)]
     return "\n\n".join(parts)
 
 

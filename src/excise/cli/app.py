@@ -97,9 +97,7 @@ app.command("diff", short_help="Two runs item by item.")(diff.diff)
 app.command("gate", short_help="Hold a run against limits, for CI.")(gate.gate)
 app.command("apply", short_help="Write a checkpoint from a model and patches.")(apply.apply)
 app.command("push", short_help="Upload a patch or a checkpoint, with its model card.")(push.push)
-app.command("report", short_help="report.html again, or several runs on one page.")(
-    report.report
-)
+app.command("report", short_help="report.html again, or several runs on one page.")(report.report)
 app.command("reproduce", short_help="Experiments of the paper and of the study.")(
     reproduce.reproduce
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from excise.cli.tables import UNDEFINED, Cell, percent, signed
 from excise.cli.words import Record, interval
 from excise.metrics import METRICS, Metric
@@ -44,19 +42,8 @@ def title(name: str) -> Cell:
 
 
 def better(estimate: Record) -> bool | None:
-    """Whether patched is better than original by more than chance; None without evidence.
-
-    Where the ideal is a number, better means closer to it.
-    """
-    low, high = estimate["low"], estimate["high"]
-    if low is None or high is None or low <= 0 <= high:
-        return None
-    ideal: Any = METRICS[estimate["metric"]].ideal
-    if ideal == "max":
-        return bool(low > 0)
-    if ideal == "min":
-        return bool(high < 0)
-    return bool(abs(estimate["patched"] - ideal) < abs(estimate["original"] - ideal))
+    """Whether patched is better than original by more than chance; None without evidence."""
+    return {"improved": True, "worse": False}.get(estimate["verdict"])
 
 
 _LARGE = 100_000

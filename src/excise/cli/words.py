@@ -15,17 +15,12 @@ Record = Mapping[str, Any]
 
 FEW_TEMPLATES = 10
 
-COLLAPSED = 0.1
-"""Share of its original value below which the probability of correct answers has collapsed."""
-
 
 def verdict(estimate: Record) -> str:
-    """Whether the interval of a difference excludes zero, for a metric where more is better."""
+    """What the corrected test and the interval say together; without an interval, that."""
     if estimate["low"] is None or estimate["high"] is None:
         return "no interval, so no evidence of a change"
-    if estimate["low"] > 0:
-        return "improved"
-    return "worse" if estimate["high"] < 0 else "no evidence of a change"
+    return str(estimate["verdict"])
 
 
 def interval(estimate: Record) -> str:
@@ -47,25 +42,6 @@ def meaning(label: str, paired: Mapping[str, Record], *, n: int) -> str:
         return f"{label}: nothing was excised (n = 0); original and patched are the same."
     parts = [_gain(paired.get("accuracy")), _cost(paired.get("accuracy_disambiguated"))]
     return f"{label}: {' '.join(parts)}"
-
-
-def damage(label: str, paired: Mapping[str, Record]) -> str | None:
-    """A warning where the correct answers' own probability collapsed, which choices do not show.
-
-    Args:
-        label: the task's name.
-        paired: metric -> estimate.
-    """
-    estimate = paired.get("gold_probability_disambiguated")
-    if not estimate or not estimate["original"] or estimate["patched"] is None:
-        return None
-    if estimate["patched"] >= COLLAPSED * estimate["original"]:
-        return None
-    return (
-        f"{label}: the probability of the correct answer's text fell from "
-        f"{percent(estimate['original'])} to {percent(estimate['patched'])} % in disambiguated "
-        "contexts; the model is damaged, although the likeliest option can still be chosen."
-    )
 
 
 def _gain(estimate: Record | None) -> str:

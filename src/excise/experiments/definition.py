@@ -82,6 +82,11 @@ class Definition(Section):
     notes: tuple[str, ...] = ()
     """What a reader has to know to compare with the source."""
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What its kind does here, in a line or two for the page."""
+        return ()
+
     def measure(self, lab: Lab) -> Findings:
         """Carry it out.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from excise.experiments.findings import Chart, Series
+from excise.experiments.findings import Chart
 
 _MARKERS = "osD^vP*X<>hd"
 
@@ -106,8 +106,3 @@ def _labelled(figure: Any, axes: Any, chart: Chart) -> None:
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
     return [float("nan") if value is None else value for value in values]
-
-
-def filled(series: Series) -> bool:
-    """Whether a series has a number to draw."""
-    return any(value is not None for value in series.values)

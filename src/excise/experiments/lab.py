@@ -116,7 +116,7 @@ class Lab:
         """
         place = self.replace.get(name, name)
         if self.only and place not in self.replace.values():
-            raise NotApplicableError(f"{name}: {self.only}")
+            raise NotApplicableError(self.only)
         if place not in self._tasks:
             folder = Path(self.config.data_dir) if self.config.data_dir else None
             try:
@@ -316,7 +316,7 @@ class Lab:
     def _fit_task(self, fit: Fit) -> Task:
         task = self.task(fit.task)
         if self.only and fit.method.startswith("finetune"):
-            raise NotApplicableError(f"{fit.method} trains on sentences: {self.only}")
+            raise NotApplicableError(f"{self.only}; {fit.method} trains on sentences")
         if not isinstance(task, Task) or not fits_methods(task):
             raise NotApplicableError(
                 f"{task.name} names no correct options, so no method can be fitted on it."

@@ -66,6 +66,7 @@ def what_was_run(found: Reproduction, outcome: Outcome) -> list[str]:
         f"neurons located on {config.attribution.instances} instances under "
         f"{'all' if asked is None else asked} instructions, n = {config.selection.n}",
     ]
+    lines += outcome.definition.told
     if found.preset.replace:
         by_task: dict[str, list[str]] = {}
         for name, asked_instead in found.preset.replace.items():
@@ -80,16 +81,23 @@ def index(found: Reproduction) -> str:
     rows = []
     for outcome in found.outcomes:
         name = outcome.definition.name
-        said = outcome.reason or " ".join(outcome.findings.answers) or outcome.definition.question
         against = "yes" if outcome.published is not None else "no"
-        rows.append((f"[{name}]({name}/README.md)", outcome.status, against, said))
-    header = ("experiment", "status", "published of this model", "what came out, or what it asks")
+        asks = outcome.definition.question
+        rows.append((f"[{name}]({name}/README.md)", outcome.status, against, asks))
+    header = ("experiment", "status", "published of this model", "what it asks")
     done = sum(outcome.status == "done" for outcome in found.outcomes)
     lines = [
         f"# Experiments on {found.model}",
         f"{done} of {len(rows)} experiments at scale {found.scale}; {found.preset.note}.",
         markdown(Table("", header, tuple(rows))).strip(),
     ]
+    for outcome in found.outcomes:
+        if outcome.findings.answers:
+            lines += [f"## {outcome.definition.title}", *outcome.findings.answers]
+    missing = [o for o in found.outcomes if o.status != "done"]
+    if missing:
+        listed = [f"- {o.definition.name} ({o.status}): {o.reason}" for o in missing]
+        lines += ["## What was not done", "\n".join(listed)]
     return "\n\n".join(lines) + "\n"
 
 

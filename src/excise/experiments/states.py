@@ -52,6 +52,14 @@ class Target(Section):
         return self.label or self.task
 
 
+def listed(states: Sequence[State]) -> str:
+    """Names of states by the task that they are fitted on, as a text."""
+    by_task: dict[str, list[str]] = {}
+    for state in states:
+        by_task.setdefault(state.on, []).append(state.name)
+    return "; ".join(f"fitted on {on}: {', '.join(names)}" for on, names in by_task.items())
+
+
 def read_states(
     lab: Lab, states: Sequence[State], targets: Sequence[Target], **facts: Any
 ) -> tuple[list[Judged], list[tuple[str, str]]]:

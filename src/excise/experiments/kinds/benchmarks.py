@@ -6,7 +6,14 @@ from excise.experiments.definition import Definition, NotApplicableError
 from excise.experiments.findings import Findings
 from excise.experiments.lab import ORIGINAL, Lab
 from excise.experiments.readings import with_verdicts
-from excise.experiments.states import State, Target, chart_of, read_states, tables_of
+from excise.experiments.states import (
+    State,
+    Target,
+    chart_of,
+    listed,
+    read_states,
+    tables_of,
+)
 
 
 class Benchmarks(Definition):
@@ -14,6 +21,11 @@ class Benchmarks(Definition):
 
     states: tuple[State, ...]
     targets: tuple[Target, ...]
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The states."""
+        return (listed(self.states),)
 
     def measure(self, lab: Lab) -> Findings:
         """Ask all states all targets.

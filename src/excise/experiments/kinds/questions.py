@@ -9,12 +9,21 @@ from excise.experiments.definition import Definition, NotApplicableError, Sectio
 from excise.experiments.findings import Findings, Reading, Table, shown
 from excise.experiments.lab import ORIGINAL, Lab
 from excise.experiments.readings import with_verdicts
-from excise.experiments.states import State, Target, chart_of, read_states, tables_of
-from excise.experiments.words import title_of
+from excise.experiments.states import (
+    State,
+    Target,
+    chart_of,
+    listed,
+    read_states,
+    tables_of,
+)
+from excise.experiments.words import named, title_of
 from excise.metrics import METRICS
 
 OWN = "own"
-"""The role of a target that the states were fitted for; any other is held out."""
+"""The role of a target that the states were fitted for."""
+OTHERWISE = "generation"
+"""The role of the same data asked in another way; a target of any other role is held out."""
 HARM = {
     "s_amb",
     "s_dis",
@@ -45,6 +54,15 @@ class Questions(Definition):
     questions: tuple[Question, ...]
     not_measured: tuple[tuple[str, str], ...] = ()
     """What would belong here and is not there, with the reason."""
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The states of each question."""
+        return tuple(
+            f"{question.title} {listed(question.states)}"
+            for question in self.questions
+            if question.states
+        )
 
     def measure(self, lab: Lab) -> Findings:
         """Measure everything, then apply the rules.
@@ -87,30 +105,35 @@ def _symptom(readings: Sequence[Reading]) -> str:
     for state in dict.fromkeys(r.state for r in readings if r.state != ORIGINAL):
         own = [r for r in readings if r.state == state]
         inside = [r for r in own if r.facts["role"] == OWN]
-        outside = [r for r in own if r.facts["role"] != OWN]
+        otherwise = [r for r in own if r.facts["role"] == OTHERWISE]
+        outside = [r for r in own if r.facts["role"] not in (OWN, OTHERWISE)]
         better, worse = _verdicts(outside, "improved"), _verdicts(outside, "worse")
-        if not outside:
-            verdict = "nothing held out could be asked, so this stays open"
-        elif not _verdicts(inside, "improved"):
+        if not _verdicts(inside, "improved"):
             verdict = "nothing became better by more than chance even where it was fitted"
+        elif not outside:
+            verdict = "it became better where it was fitted; no other data could be asked"
         elif not better:
             verdict = "only what it was fitted on became better: a symptom, as far as seen"
         elif worse:
             verdict = "some held-out measures became better and others worse: mixed"
         else:
             verdict = "held-out measures became better, too: more than this benchmark's symptom"
-        counts = (
-            f"{len(_verdicts(inside, 'improved'))} of {len(inside)} own measures improved; held "
-            f"out: {len(better)} improved, {len(worse)} worse, "
-            f"{len(outside) - len(better) - len(worse)} without evidence"
-        )
-        listed = "".join(
-            f"; {word}: {', '.join(map(_place, found))}"
-            for word, found in (("improved", better), ("worse", worse))
-            if found
-        )
-        told.append(f"{state}: {verdict} ({counts}{listed}).")
+        parts = [_counted(f"{len(inside)} own", inside)]
+        if otherwise:
+            parts.append(_counted(f"{len(otherwise)} with answers generated", otherwise))
+        parts.append(_counted(f"{len(outside)} held out", outside))
+        told.append(f"{state}: {verdict} ({'; '.join(parts)}).")
     return " ".join(told)
+
+
+def _counted(what: str, readings: Sequence[Reading]) -> str:
+    """How many measures became better and worse, and which."""
+    parts = []
+    for verdict in ("improved", "worse"):
+        found = _verdicts(readings, verdict)
+        named_ones = f" ({', '.join(map(_place, found))})" if found else ""
+        parts.append(f"{len(found)} {verdict}{named_ones}")
+    return f"of {what}: {', '.join(parts)}"
 
 
 def _elsewhere(readings: Sequence[Reading]) -> str:
@@ -155,7 +178,7 @@ def _enough(readings: Sequence[Reading]) -> str:
             certain = _verdicts(worse, "worse")
             shown_cases += bool(certain)
             cases.append(
-                f"{reading.state} on {reading.target} ({_change(reading)}; but "
+                f"{reading.state} on {named([reading], reading.target)} ({_change(reading)}; but "
                 f"{', '.join(map(_change, worse))})"
             )
     if not rises:
@@ -173,7 +196,7 @@ def _verdicts(readings: Sequence[Reading], verdict: str) -> list[Reading]:
 
 
 def _place(reading: Reading) -> str:
-    return f"{title_of(reading.measure)} on {reading.target}"
+    return f"{title_of(reading.measure)} on {named([reading], reading.target)}"
 
 
 def _valued(reading: Reading) -> str:

@@ -34,6 +34,11 @@ class Sweep(Definition):
     count: bool = False
     """Also say how many neurons were excised."""
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The option and its values."""
+        return (f"{self.option} = {', '.join(map(str, self.values))}",)
+
     def measure(self, lab: Lab) -> Findings:
         """Fit with every value; what does not depend on the option is done once."""
         entries: list[Judged] = []

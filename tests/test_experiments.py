@@ -17,10 +17,10 @@ from excise.experiments import chosen, groups, model_presets, names, reproduce
 from excise.experiments import lab as laboratory
 from excise.experiments.catalogue import definition
 from excise.experiments.definition import Measure, NotApplicableError
+from excise.experiments.fits import MemoryJournal
 from excise.experiments.kinds.benchmarks import Benchmarks
 from excise.experiments.kinds.matrix import Matrix
 from excise.experiments.kinds.questions import Questions
-from excise.experiments.lab import MemoryJournal
 from excise.experiments.published import published_tables
 from excise.experiments.settings import configure, merged, preset_of, with_options
 from excise.methods import METHODS

@@ -19,6 +19,7 @@ from excise.experiments.findings import (
     shown,
     with_spread,
 )
+from excise.experiments.kinds.benchmarks import training
 from excise.experiments.kinds.matrix import _heat
 from excise.experiments.kinds.places import _share, _thirds
 from excise.experiments.kinds.questions import answer
@@ -198,6 +199,14 @@ def test_the_rule_for_accuracy() -> None:
         "No state raised accuracy here, so there is no case to look at."
     )
     assert answer("enough", []) == "Nothing could be measured here."
+
+
+def test_training_is_told_in_a_sentence() -> None:
+    facts = {"steps": 40, "best_step": 12, "pairs_trained": 1394, "trainable_parameters": 5000}
+    told = "finetune-lora: 40 updates on 1,394 pairs (5,000 weights); "
+    assert training("finetune-lora", facts) == told + "the weights after update 12 were kept."
+    assert training("finetune-lora", {**facts, "best_step": 0}).endswith("is the original.")
+    assert training("crispr", {"neurons": 3}) == ""
 
 
 # --- charts ---------------------------------------------------------------------------------------

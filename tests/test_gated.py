@@ -78,7 +78,9 @@ def test_factors_go_part_of_the_way_and_stay_in_their_range() -> None:
         gates.values[model.sites[0].module].copy_(torch.tensor([-0.5, 1.4, 3.0]))
     gates.clamp(0.0, 2.0)
     assert gates.factors() == (0.0, 1.4, 2.0)
-    assert gates.factors(0.5) == (0.5, 1.2, 1.5)
+    gates.shrink(0.5)
+    assert gates.factors() == (0.5, 1.0, 1.5)
+    assert gates.factors(0.5) == (0.75, 1.0, 1.25)
 
 
 # --- what is learned ------------------------------------------------------------------------------
@@ -225,7 +227,7 @@ def test_a_planted_pair_is_scaled_within_the_limits() -> None:
     described = fitted.describe()
     assert described["chosen"]["exceeded"] is None
     assert described["neurons"] == len(fitted.patch) == described["chosen"]["neurons"]
-    assert len(described["tried"]) == 3 * 4
+    assert len(described["tried"]) == 3 * 3
     assert all(0.0 <= factor <= 2.0 for factor in fitted.patch.by_neuron.values())
     assert weights_digest(model.model) == model.digest
     assert Gated().excise(fitting(model)).patch == fitted.patch
@@ -262,7 +264,15 @@ def test_it_closes_the_gap_to_the_twin_on_the_test_bed(kind: str) -> None:
     config: RunConfig = resolve(
         {
             "guard": {"max_loss": {"disambiguated": 0.01, "gold_probability": 0.1}},
-            "gate": {"neurons": 48, "instances": 96, "deciding_instances": 64},
+            "gate": {
+                "neurons": 48,
+                "high": 2.0,
+                "sparsity": 0.0,
+                "learning_rate": 0.1,
+                "batch_size": 4,
+                "instances": 96,
+                "deciding_instances": 64,
+            },
         }
     )
     fitted = METHODS["gated"].fit(Fitting(model, task, parts, config))

@@ -222,11 +222,14 @@ class GuardConfig(_Section):
 class GateConfig(_Section):
     """How `gated` learns factors; its limits on damage are `guard.max_loss`."""
 
-    neurons: int = Field(default=256, ge=1)
-    """Neurons that get a factor, at most: the best by first-order effects."""
+    neurons: Count = None
+    """Neurons that get a factor: the best by first-order effects; all by default."""
+    sparsity: float = Field(default=0.1, ge=0, lt=1)
+    """Pull of every factor towards 1, as a share of a step: factors that the steps do not push one
+    way again and again stay at 1."""
     instances: int = Field(default=192, ge=1)
     """Instances of find and tune that teach."""
-    deciding_instances: int = Field(default=128, ge=1)
+    deciding_instances: int = Field(default=192, ge=1)
     """Instances of find and tune, of other templates, that decide how far to go."""
     deciding_share: float = Field(default=0.3, gt=0, lt=1)
     """Share of the templates of find and tune that decides."""
@@ -234,19 +237,19 @@ class GateConfig(_Section):
     """Instructions that take turns over their blocks; all by default."""
     epochs: int = Field(default=4, ge=1)
     """Passes over what teaches."""
-    learning_rate: float = Field(default=0.1, gt=0)
+    learning_rate: float = Field(default=0.02, gt=0)
     """Step of Adam; no factor moves by much more in one batch."""
     low: float = 0.0
     """Lowest factor; 0 removes a neuron."""
-    high: float = Field(default=2.0, ge=1)
+    high: float = Field(default=1.0, ge=1)
     """Highest factor."""
-    decided_weight: float = Field(default=4.0, gt=0)
+    decided_weight: float = Field(default=5.0, gt=0)
     """What a question whose context decides the answer weighs against an ambiguous one."""
     gold_weight: float = Field(default=1.0, ge=0)
     """What a nat of P(gold) per token lost in such contexts weighs."""
-    batch_size: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     """Questions in a step."""
-    strengths: tuple[Annotated[float, Field(gt=0)], ...] = (0.25, 0.5, 0.75, 1.0)
+    strengths: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 0.75, 1.0)
     """How far of the way from 1 to the learned factors is tried after every pass."""
 
     @model_validator(mode="after")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,68 +13,27 @@ from excise.evaluation import ArrayJournal, ask
 from excise.evaluation.parts import joined, packed, unpacked
 from excise.evidence import provenance
 from excise.experiments.definition import NotApplicableError
+from excise.experiments.fits import (
+    ORIGINAL,
+    Fit,
+    digest_of,
+    drawn,
+    fits_methods,
+    key_of,
+    packed_patch,
+    unpacked_patch,
+)
 from excise.methods import Excision, Fitted, Fitting, method_named
 from excise.models import LoadedModel
 from excise.patches import Patch
 from excise.progress import Progress
 from excise.questioning import TestQuestions
-from excise.selection import CurvePoint
-from excise.splits import sample, split_instances
+from excise.splits import sample
 from excise.tasks import load_task
-from excise.types import Answers, AnyTask, FloatArray, Instance, Item, Neuron, Task
-
-ORIGINAL = "original"
-
-_COMMON = ("split_by", "split_seed", "scoring")
-_ALL_SECTIONS = ("attribution", "selection", "patch", "guard", "finetuning", "calibration")
-_OWN_SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "cc": ("calibration",),
-    "dc": ("calibration",),
-    "finetune": ("finetuning",),
-    "crispr": ("attribution", "selection", "patch"),
-    "random": ("attribution", "selection", "patch"),
-    "lowest": ("attribution", "selection", "patch"),
-}
-"""How the name of a method begins -> the sections of the options that decide its fit."""
-
+from excise.types import Answers, AnyTask, Instance, Item, Task
 
 _FITS = 2
 """Fits with weights of their own that are kept: two fine-tuned states take turns."""
-
-
-class MemoryJournal:
-    """A journal for those who write no folder."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, Any] = {}
-        self._arrays: dict[str, Mapping[str, FloatArray]] = {}
-
-    def get(self, key: str) -> Any | None:
-        """What was kept under a key, or None."""
-        return self._values.get(key)
-
-    def put(self, key: str, value: Any) -> None:
-        """Keep JSON values under a key."""
-        self._values[key] = value
-
-    def get_arrays(self, key: str) -> Mapping[str, FloatArray] | None:
-        """The arrays that were kept under a key, or None."""
-        return self._arrays.get(key)
-
-    def put_arrays(self, key: str, arrays: Mapping[str, FloatArray]) -> None:
-        """Keep arrays under a key."""
-        self._arrays[key] = {name: values.copy() for name, values in arrays.items()}
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A method fitted on a task in one trial."""
-
-    method: str
-    task: str
-    """As the definition names it."""
-    trial: int
-    config: RunConfig
 
 
 @dataclass(frozen=True)
@@ -230,7 +187,7 @@ class Lab:
         """A change that is no patch: its answers are kept under the fit's own key."""
         task, pieces = questions.task, []
         for told in questions.instructions:
-            key = _digest(
+            key = digest_of(
                 self._key(fit),
                 task.digest,
                 task.name,
@@ -287,10 +244,7 @@ class Lab:
         while len(self._fits) >= _FITS:
             del self._fits[next(iter(self._fits))]
         task = self._fit_task(fit)
-        config = fit.config.model_copy(update={"tasks": (task.name,)})
-        split = split_instances(
-            task.instances, by=config.split_by, seed=config.split_seed, trial=fit.trial
-        )
+        config, split = drawn(fit, task)
         self.progress.stage(f"{task.name}: fitting {fit.method} (trial {fit.trial + 1})")
         fitted = method_named(fit.method).fit(
             Fitting(
@@ -308,7 +262,7 @@ class Lab:
             self._fits[key] = fitted
         self.journal.put(f"{key} facts", dict(fitted.describe()))
         if isinstance(fitted, Excision):
-            self.journal.put(f"{key} patch", _packed_patch(fitted))
+            self.journal.put(f"{key} patch", packed_patch(fitted.patch))
         else:
             self.journal.put(f"{key} change", True)
         return fitted
@@ -325,69 +279,11 @@ class Lab:
 
     def _kept_patch(self, fit: Fit) -> Patch | None:
         kept = self.journal.get(f"{self._key(fit)} patch")
-        if kept is None:
-            return None
         task = self._fit_task(fit)
-        config = fit.config.model_copy(update={"tasks": (task.name,)})
-        split = split_instances(
-            task.instances, by=config.split_by, seed=config.split_seed, trial=fit.trial
-        )
-        return Patch(
-            neurons=tuple(Neuron(module, index) for module, index in kept["neurons"]),
-            scores=tuple(kept["scores"]),
-            base_model=self.loaded.name,
-            base_digest=self.loaded.digest,
-            factor=kept["factor"],
-            provenance=provenance(config, task, split, fit.trial),
-            factors=tuple(kept["factors"]),
-        )
-
-    def curve(self, fit: Fit) -> tuple[CurvePoint, ...]:
-        """What was tried on the tune split, where the method says so."""
-        return tuple(CurvePoint(**point) for point in self.describe(fit).get("curve", ()))
+        return None if kept is None else unpacked_patch(kept, self.loaded, fit, task)
 
     def _is_change(self, fit: Fit) -> bool:
         return self.journal.get(f"{self._key(fit)} change") is not None
 
     def _key(self, fit: Fit) -> str:
-        """Digest of everything that decides a fit."""
-        task = self._fit_task(fit)
-        start = next((name for name in _OWN_SECTIONS if fit.method.startswith(name)), "")
-        sections = (*_COMMON, *_OWN_SECTIONS.get(start, _ALL_SECTIONS))
-        return _digest(
-            "fit",
-            fit.method,
-            self.loaded.digest,
-            str(self.loaded.model.dtype),
-            self.loaded.tokenizer.chat_template if self.loaded.chat_template else None,
-            task.name,
-            task.digest,
-            list(task.instructions),
-            # Contextual calibration asks the same whatever was drawn.
-            None if fit.method == "cc" else [fit.trial, fit.config.seed],
-            fit.config.model_dump(mode="json", include=set(sections)),
-        )
-
-
-def fits_methods(task: AnyTask) -> bool:
-    """Whether methods can be fitted on a task: it has options, and says which one is correct."""
-    return (
-        isinstance(task, Task)
-        and task.kind == "choice"
-        and all(instance.gold >= 0 for instance in task.instances)
-    )
-
-
-def _packed_patch(fitted: Excision) -> dict[str, Any]:
-    patch = fitted.patch
-    return {
-        "neurons": [[neuron.module, neuron.index] for neuron in patch.neurons],
-        "scores": list(patch.scores),
-        "factor": patch.factor,
-        "factors": list(patch.factors),
-        "curve": [asdict(point) for point in fitted.curve],
-    }
-
-
-def _digest(*decides: Any) -> str:
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        return key_of(self.loaded, fit, self._fit_task(fit))

@@ -11,7 +11,8 @@ import numpy as np
 from excise.errors import ExciseError, NonFiniteError
 from excise.experiments.definition import Measure
 from excise.experiments.findings import Reading
-from excise.experiments.lab import ORIGINAL, Fit, Lab, Questions
+from excise.experiments.fits import ORIGINAL, Fit
+from excise.experiments.lab import Lab, Questions
 from excise.metrics import METRICS, Metric, metrics_of, spread, value
 from excise.results import to_judge
 from excise.statistics import (

@@ -14,7 +14,8 @@ from excise.evidence import code_digest, environment
 from excise.experiments.catalogue import chosen, definition
 from excise.experiments.definition import Definition, NotApplicableError, Options, Scale
 from excise.experiments.findings import Findings, Table
-from excise.experiments.lab import Lab, MemoryJournal
+from excise.experiments.fits import MemoryJournal
+from excise.experiments.lab import Lab
 from excise.experiments.published import beside, of_others, other_models
 from excise.experiments.readings import reason
 from excise.experiments.settings import ModelPreset, configure, preset_of

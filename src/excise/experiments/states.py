@@ -10,7 +10,8 @@ from pydantic import Field
 from excise.errors import ExciseError
 from excise.experiments.definition import Options, Section
 from excise.experiments.findings import Chart, Reading, Series, Table, change, scaled, with_spread
-from excise.experiments.lab import ORIGINAL, Lab, Questions
+from excise.experiments.fits import ORIGINAL
+from excise.experiments.lab import Lab, Questions
 from excise.experiments.readings import Judged, read, reason
 from excise.experiments.settings import with_options
 from excise.experiments.words import named, title_of

@@ -44,22 +44,27 @@ def scale_outputs(model: nn.Module, neurons: Sequence[Neuron], factor: Factor = 
     """
     check(model, neurons)
     factors = [factor] * len(neurons) if isinstance(factor, int | float) else list(factor)
-    for wanted in dict.fromkeys(factors):
-        chosen = [n for n, own in zip(neurons, factors, strict=True) if own == wanted]
-        for module, indices in by_module(chosen).items():
-            _scale(_linear(model, module, indices), indices, wanted)
+    wanted: dict[str, list[float]] = {}
+    for neuron, own in zip(neurons, factors, strict=True):
+        wanted.setdefault(neuron.module, []).append(own)
+    for module, indices in by_module(neurons).items():
+        _scale(_linear(model, module, indices), indices, wanted[module])
 
 
-def _scale(linear: LinearMap, indices: Sequence[int], factor: float) -> None:
+def _scale(linear: LinearMap, indices: Sequence[int], factors: Sequence[float]) -> None:
     weight = output_rows(linear)
     rows = torch.tensor(indices, device=weight.device)
-    if factor == 0.0:
-        # Not a product: 0 * inf would be NaN.
-        weight[rows] = 0.0
-    else:
-        weight[rows] *= factor
+    # As torch multiplies by a number: half precision is widened, and rounded once.
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    by = torch.tensor(factors, device=weight.device, dtype=wide)
+    weight[rows] = _product(weight[rows], by[:, None])
     if linear.bias is not None:
-        linear.bias[rows] = 0.0 if factor == 0.0 else linear.bias[rows] * factor
+        linear.bias[rows] = _product(linear.bias[rows], by)
+
+
+def _product(values: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    # Not a product where the factor is 0: 0 * inf would be NaN.
+    return torch.where(by == 0.0, 0.0, values.to(by.dtype) * by).to(values.dtype)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from excise.experiments.findings import (
     unit,
     with_spread,
 )
-from excise.experiments.lab import ORIGINAL, Lab
+from excise.experiments.fits import ORIGINAL
+from excise.experiments.lab import Lab
 from excise.experiments.readings import Judged, neurons, read, with_verdicts
 from excise.experiments.words import named, title_of
 

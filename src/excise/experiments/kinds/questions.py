@@ -7,7 +7,8 @@ from typing import Literal
 
 from excise.experiments.definition import Definition, NotApplicableError, Section
 from excise.experiments.findings import Findings, Reading, Table, shown
-from excise.experiments.lab import ORIGINAL, Lab
+from excise.experiments.fits import ORIGINAL
+from excise.experiments.lab import Lab
 from excise.experiments.readings import with_verdicts
 from excise.experiments.states import (
     State,

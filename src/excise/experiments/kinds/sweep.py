@@ -16,7 +16,8 @@ from excise.experiments.findings import (
     scaled,
     with_spread,
 )
-from excise.experiments.lab import ORIGINAL, Lab
+from excise.experiments.fits import ORIGINAL
+from excise.experiments.lab import Lab
 from excise.experiments.readings import Judged, neurons, read, with_verdicts
 from excise.experiments.settings import with_options
 from excise.experiments.words import named, title_of

@@ -61,6 +61,13 @@ class Gates:
         return tuple(round(1.0 + strength * (value - 1.0), 4) for value in learned)
 
     @torch.no_grad()
+    def shrink(self, by: float) -> None:
+        """Move every factor towards 1, and no further: the proximal step of an L1 penalty."""
+        for values in self.values.values():
+            change = values - 1.0
+            values.copy_(1.0 + change.sign() * (change.abs() - by).clamp(min=0.0))
+
+    @torch.no_grad()
     def clamp(self, low: float, high: float) -> None:
         """Keep every factor in a range."""
         for values in self.values.values():

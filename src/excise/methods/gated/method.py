@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from excise.config import RunConfig
+from excise.attribution import competing_sites
+from excise.attribution.effects import Question
 from excise.errors import ConfigError
 from excise.methods.crispr import ATTRIBUTION_WORK
 from excise.methods.gated.gates import Gates
@@ -64,7 +65,7 @@ class Gated:
 
     name: str = "gated"
     description: str = (
-        "neurons scaled by learned factors, as far as declared limits on damage allow"
+        "outputs scaled by learned factors, as far as declared limits on damage allow"
     )
 
     def fit(self, fitting: Fitting) -> Fitted:
@@ -102,9 +103,7 @@ class Gated:
         others = other_tasks(loaded, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(config.guard.max_loss, original) | {o.name: o.limit for o in others}
         fitting.progress.stage(f"{task.name}: proposing neurons")
-        proposer = Proposer(loaded, task, _proposing(config), asked[0], cost.attributed)
-        scores = {move.neuron: score for move, score in proposer.by_effects().items()}
-        gates = Gates.of(loaded, tuple(scores))
+        gates = Gates.of(loaded, _candidates(fitting, asked[0], cost))
         lesson = Lesson(loaded, task, asked[0], teaching, config.scoring, gate, cost.attributed)
         judge = _Judge(loaded, panels[1], original, limits, others)
         tried: list[Tried] = []
@@ -117,14 +116,14 @@ class Gated:
         state = best.factors if best else {}
         patch = Patch(
             neurons=tuple(state),
-            scores=tuple(scores[neuron] for neuron in state),
+            scores=tuple(abs(1.0 - factor) for factor in state.values()),
             base_model=loaded.name,
             base_digest=loaded.digest,
             provenance={**fitting.provenance, "method": self.name},
             factors=tuple(state.values()),
         )
         facts = {
-            "candidates": len(scores),
+            "candidates": len(gates.neurons),
             "templates": {
                 "teach": len({i.template for i in teach}),
                 "decide": len({i.template for i in decide}),
@@ -238,9 +237,15 @@ def _changed(factors: State) -> State:
     return {n: factor for n, factor in factors.items() if abs(factor - 1.0) >= _UNCHANGED}
 
 
-def _proposing(config: RunConfig) -> RunConfig:
-    """Candidates in both directions, as many as may be scaled."""
+def _candidates(fitting: Fitting, asked: tuple[Question, ...], cost: _Cost) -> Sequence[Neuron]:
+    """All neurons that compete, or the best by first-order effects in either direction."""
+    config = fitting.config
+    if config.gate.neurons is None:
+        sites = competing_sites(fitting.loaded, config.attribution)
+        return [Neuron(site.module, index) for site in sites for index in range(site.size)]
     guard = config.guard.model_copy(
         update={"factors": (0.0, 2.0), "candidates": config.gate.neurons}
     )
-    return config.model_copy(update={"guard": guard})
+    proposing = config.model_copy(update={"guard": guard})
+    proposer = Proposer(fitting.loaded, fitting.task, proposing, asked, cost.attributed)
+    return [move.neuron for move in proposer.by_effects()]

@@ -57,6 +57,7 @@ class Lesson:
                     optimiser.zero_grad()
                     torch.autograd.backward(loss)
                     optimiser.step()
+                    gates.shrink(config.sparsity * config.learning_rate)
                     gates.clamp(config.low, config.high)
                     self.advance(len(batch))
             yield epoch

@@ -125,6 +125,7 @@ def test_layers_are_summed_in_thirds_of_each_stack() -> None:
 
 def test_two_layers_are_a_lower_and_an_upper_one() -> None:
     assert [part["excised"] for part in _thirds(layers(2, 5))] == [2, 0, 5]
+    assert "lie in the upper half of the layers" in _share(_thirds(layers(2, 5)))
     assert _share(_thirds(layers(0, 0))) == "no neurons were excised."
 
 

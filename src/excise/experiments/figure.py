@@ -27,7 +27,8 @@ def draw(chart: Chart, path: Path) -> None:
         figure = Figure(figsize=_size(chart), layout="constrained")
         axes = figure.subplots()
         _DRAWERS[chart.kind](figure, axes, chart)
-        axes.set_title(chart.title)
+        # Over the whole figure: beside long names an axis is too narrow for a title.
+        figure.suptitle(chart.title)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
@@ -88,6 +89,7 @@ def _intervals(figure: Any, axes: Any, chart: Chart) -> None:
         for y, low, high in zip(at, series.low, series.high, strict=True):
             if low is not None and high is not None:
                 axes.plot([low, high], [y, y], color=colour)
+    axes.set_ylim(-len(chart.places), 0)
     axes.axvline(0, color="0.6", linewidth=1)
     axes.set_yticks([-(place + 0.5) for place in range(len(chart.places))], chart.places)
     axes.set_xlabel(chart.value)

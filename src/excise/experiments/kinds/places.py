@@ -61,7 +61,8 @@ def _share(thirds: list[dict[str, Any]]) -> str:
         return "no neurons were excised."
     upper, size = thirds[-1]["excised"], sum(part["neurons"] for part in thirds)
     return (
-        f"{upper} of {total} excised neurons ({100 * upper / total:.0f} %) lie in the upper third "
+        f"{upper} of {total} excised neurons ({100 * upper / total:.0f} %) lie in the upper "
+        f"{'third' if thirds[1]['neurons'] else 'half'} "
         f"of the layers, which holds {100 * thirds[-1]['neurons'] / size:.0f} % of all neurons."
     )
 

@@ -110,7 +110,9 @@ def test_sites_of_t5_know_what_runs_over_the_input() -> None:
 def test_an_unknown_architecture_names_the_known_ones() -> None:
     model = tiny.model("llama")
     model.config.model_type = "cohere"
-    with pytest.raises(UnsupportedArchitectureError, match=r"'cohere'.* Known: bart, bert, bloom, "):
+    with pytest.raises(
+        UnsupportedArchitectureError, match=r"'cohere'.* Known: bart, bert, bloom, "
+    ):
         wrap(model, tiny.tokenizer())
 
 

@@ -377,8 +377,8 @@ class Preset(_Section):
     """Test instances of each task; all by default."""
     test_instructions: Count = None
     """Instructions under which test instances are asked; all by default."""
-    controls: int = Field(default=5, ge=0)
-    """Draws of random neurons."""
+    controls: int = Field(default=20, ge=0)
+    """Draws of random neurons; with fewer than 20, beating all of them is no percentile."""
 
 
 PRESETS: Mapping[str, Preset] = {

@@ -178,7 +178,7 @@ def decide(limit: Limit, task: str, entry: Mapping[str, Any]) -> Decision:
     elif limit.kind == "max-loss":
         # What is lost lies between -high and -low.
         if -low <= limit.amount:
-            verdict, reason = "pass", f"even the bad end loses {_loss(low)} only"
+            verdict, reason = "pass", _kept(low)
         elif -high > limit.amount:
             verdict, reason = "fail", f"even the good end loses {_loss(high)}"
         else:
@@ -191,6 +191,13 @@ def decide(limit: Limit, task: str, entry: Mapping[str, Any]) -> Decision:
         verdict, reason = "no evidence", f"the gain may be as small as {low:.4g}"
     return Decision(
         limit.kind, task, limit.metric, limit.amount, verdict, change, low, high, reason
+    )
+
+
+def _kept(low: float) -> str:
+    """Why a loss limit holds, from the bad end of the difference."""
+    return (
+        "even the bad end loses nothing" if low >= 0 else f"even the bad end loses {-low:.4g} only"
     )
 
 

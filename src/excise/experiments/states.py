@@ -89,7 +89,7 @@ def read_states(
             original = lab.fits(ORIGINAL, target.task)
             now = read(lab, original, questions, target.measures, target=target.name, **told)
             if not any(entry.reading.value is not None for entry in now):
-                undefined = "none of its measures has a value here (another judge defines them)"
+                undefined = "none of its measures has a value (another judge, or too few items)"
                 left_out.append((target.name, undefined))
                 continue
             entries += now

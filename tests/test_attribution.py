@@ -521,9 +521,8 @@ def test_nan_weights_are_named(name: str, module: str) -> None:
     model = tiny.loaded(name)
     with torch.no_grad():
         model.linear(module).weight[3] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"instance 'item-[23]'") as caught:
+    with pytest.raises(NonFiniteError, match=f"weights of module '{module}' are not all finite"):
         attribute(model, TASK, tiny.INSTANCES[2:], V2)
-    assert any(repr(site.module) in str(caught.value) for site in model.sites)
     assert hooks(model) == 0
 
 

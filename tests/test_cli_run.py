@@ -272,7 +272,7 @@ def test_weights_that_are_not_numbers(llama: Path, tmp_path: Path) -> None:
     weights["model.layers.1.mlp.up_proj.weight"][3] = float("nan")
     save_tensors(weights, folder / "model.safetensors", metadata={"format": "pt"})
     result = _run(folder, tmp_path / "X", "--n", 3)
-    assert_one_line(result, "model.layers.1.mlp")
+    assert_one_line(result, "the weights of module 'model.layers.1.mlp.up_proj'")
     assert list(tmp_path.iterdir()) == [folder]
 
 

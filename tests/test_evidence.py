@@ -225,13 +225,13 @@ def test_missing_and_foreign_files_are_named(run: Path, tmp_path: Path) -> None:
 def test_a_report_written_later_is_taken_over_alone(run: Path, tmp_path: Path) -> None:
     folder = copied(run, tmp_path / "run")
     before = fingerprint(folder)
-    (folder / "report.html").write_text("<p>")
+    (folder / "evidence.json").write_text("<p>")
     (folder / "README.md").write_text("changed")
-    update_manifest(folder, ["report.html"])
+    update_manifest(folder, ["evidence.json"])
     assert [problem.file for problem in check_manifest(folder)] == ["README.md"]
     assert fingerprint(folder) != before
-    (folder / "report.html").unlink()
-    update_manifest(folder, ["report.html"])
+    (folder / "evidence.json").unlink()
+    update_manifest(folder, ["evidence.json"])
     assert fingerprint(folder) == before
     update_manifest(tmp_path, ["x"])  # a folder without a manifest is left alone
     assert not (tmp_path / "files.json").exists()

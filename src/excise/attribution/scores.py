@@ -233,9 +233,11 @@ def _attribute_batch(
         likelihoods = layout.log_likelihoods()
         lengths = [[len(option) for option in item.options] for item in items]
         goal = objectives(likelihoods, lengths, instances, config)
-        biased = _backward(recorder, chosen, layout, goal, goal.biased, instances, keep=True)
+        biased = _backward(
+            loaded, recorder, chosen, layout, goal, goal.biased, instances, keep=True
+        )
         tokens = dict(recorder.per_token)
-        gold = _backward(recorder, chosen, layout, goal, goal.gold, instances, keep=False)
+        gold = _backward(loaded, recorder, chosen, layout, goal, goal.gold, instances, keep=False)
         gold_tokens = dict(recorder.per_token)
         recorder.clear()
     counted = torch.tensor(
@@ -261,6 +263,7 @@ def _attribute_batch(
 
 
 def _backward(
+    loaded: LoadedModel,
     recorder: Recorder,
     chosen: Sequence[Site],
     layout: Layout,
@@ -284,13 +287,23 @@ def _backward(
     ]
     reduced = torch.cat(found, dim=1).double()
     if not bool(reduced.isfinite().all()):
-        _name_culprit(chosen, reduced, instances)
+        _name_culprit(loaded, chosen, reduced, instances)
     return reduced
 
 
 def _name_culprit(
-    chosen: Sequence[Site], reduced: torch.Tensor, instances: Sequence[Instance]
+    loaded: LoadedModel,
+    chosen: Sequence[Site],
+    reduced: torch.Tensor,
+    instances: Sequence[Instance],
 ) -> NoReturn:
+    for site in chosen:
+        # One such weight makes the gradients of all modules NaN.
+        if not bool(loaded.linear(site.module).weight.isfinite().all()):
+            raise NonFiniteError(
+                f"the weights of module {site.module!r} are not all finite; the checkpoint is "
+                "damaged, or was saved in a format too narrow for it."
+            )
     parts = torch.split(reduced, [site.size for site in chosen], dim=1)
     for site, values in zip(chosen, parts, strict=True):
         finite = values.isfinite().all(dim=1)
@@ -298,7 +311,7 @@ def _name_culprit(
             culprit = instances[int((~finite).nonzero()[0])].id
             raise NonFiniteError(
                 f"activation x gradient of module {site.module!r} is not finite for instance "
-                f"{culprit!r}; use --dtype float32, or check the checkpoint for NaN weights."
+                f"{culprit!r}; use --dtype float32."
             )
     raise AssertionError("every score is finite")
 

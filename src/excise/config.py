@@ -243,11 +243,11 @@ class GateConfig(_Section):
     """Lowest factor; 0 removes a neuron."""
     high: float = Field(default=1.0, ge=1)
     """Highest factor."""
-    decided_weight: float = Field(default=5.0, gt=0)
+    decided_weight: float = Field(default=3.0, gt=0)
     """What a question whose context decides the answer weighs against an ambiguous one."""
     gold_weight: float = Field(default=1.0, ge=0)
     """What a nat of P(gold) per token lost in such contexts weighs."""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=4, ge=1)
     """Questions in a step."""
     strengths: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 0.75, 1.0)
     """How far of the way from 1 to the learned factors is tried after every pass."""

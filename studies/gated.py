@@ -1,0 +1,53 @@
+"""What `gated` learns on a BBQ category: every state that it tried, on the deciding and test items.
+
+Prints, after every pass over the teaching questions and for every strength, the accuracy (all,
+ambiguous, disambiguated) and P(gold) per token in disambiguated contexts, first on the templates
+that decide, then on those of the test split. Test answers decide nothing here either.
+
+    python studies/gated.py bbq-disability --trial 1 --test 240
+"""
+
+import argparse
+import json
+import math
+
+from excise.config import resolve
+from excise.methods import Fitting, method_named
+from excise.methods.guarded.panel import Panel, questions
+from excise.models import load, packed_linears
+from excise.splits import split_instances
+from excise.tasks import load_task
+
+
+def shown(reading):
+    """Accuracy (ambiguous / disambiguated), P(gold) in disambiguated contexts, in per cent."""
+    values = reading.summary()
+    accuracies = [values[f"accuracy{kind}"] for kind in ("", "_ambiguous", "_disambiguated")]
+    gold = math.exp(reading.gold[reading.decided].mean())
+    whole, ambiguous, decided = (f"{100 * value:.1f}" for value in accuracies)
+    return f"{whole} ({ambiguous} / {decided}), P(gold) {100 * gold:.1f}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("task")
+    parser.add_argument("--trial", type=int, default=0)
+    parser.add_argument("--test", type=int, default=240)
+    parser.add_argument("--gate", type=json.loads, default={}, help="options of [gate], as JSON")
+    given = parser.parse_args()
+    loaded, task = load(), load_task(given.task)
+    config = resolve({"gate": given.gate})
+    split = split_instances(task.instances, by="template", seed=0, trial=given.trial)
+    asked, _ = questions(task, split.test, sizes=(given.test,), instructions=2, seed=7)
+    panel = Panel(loaded, task, asked, config.scoring, lambda prompts: None)
+    with packed_linears(loaded.model):
+        print(f"test, original: {shown(panel.read())}")
+    fitted = method_named("gated").fit(
+        Fitting(loaded=loaded, task=task, split=split, config=config, seed=given.trial)
+    )
+    for tried in fitted.describe()["tried"]:
+        print(tried)
+    print("limits:", fitted.describe()["limits"], "original:", fitted.describe()["original"])
+    patch = fitted.patch
+    with patch.applied(loaded), packed_linears(loaded.model):
+        print(f"test, {len(patch)} neurons: {shown(panel.read())}")

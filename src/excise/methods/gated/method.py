@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,15 @@ import numpy as np
 from excise.attribution import competing_sites
 from excise.attribution.effects import Question
 from excise.errors import ConfigError
-from excise.methods.crispr import ATTRIBUTION_WORK
 from excise.methods.gated.gates import Gates
 from excise.methods.gated.training import Lesson
+from excise.methods.guarded.cost import Cost
 from excise.methods.guarded.guards import OWN, OtherTask, check_names, other_tasks, own_limits
 from excise.methods.guarded.panel import Panel, Reading, questions
 from excise.methods.guarded.proposals import Proposer
 from excise.methods.method import Excision, Fitted, Fitting
 from excise.models import LoadedModel, packed_linears
 from excise.patches import Patch, scaled_outputs
-from excise.progress import Progress
 from excise.types import Instance, Neuron
 
 _UNCHANGED = 0.02
@@ -86,7 +85,7 @@ class Gated:
                 f"method {self.name!r} learns from shares of options, and generated answers have "
                 "none; use --set scoring.mode=scoring or leave the method out."
             )
-        began, cost = time.monotonic(), _Cost(fitting.progress)
+        began, cost = time.monotonic(), Cost(fitting.progress)
         gate = config.gate
         teach, decide = held_out(
             fitting.split.find + fitting.split.tune, gate.deciding_share, fitting.seed
@@ -177,25 +176,6 @@ class _Judge:
         return next((name for name, holds in held.items() if not holds), None)
 
 
-@dataclass
-class _Cost:
-    """Counts the work, and tells who watches."""
-
-    progress: Progress
-    counts: dict[str, int] = field(default_factory=lambda: {"scored": 0, "attributed": 0})
-
-    def scored(self, prompts: int) -> None:
-        self.counts["scored"] += prompts
-        self.progress.advance(prompts)
-
-    def attributed(self, prompts: int) -> None:
-        self.counts["attributed"] += prompts
-        self.progress.advance(prompts * ATTRIBUTION_WORK)
-
-    def described(self) -> dict[str, int]:
-        return {f"prompts_{name}": count for name, count in self.counts.items()}
-
-
 def held_out(
     pool: tuple[Instance, ...], share: float, seed: int
 ) -> tuple[tuple[Instance, ...], tuple[Instance, ...]]:
@@ -237,7 +217,7 @@ def _changed(factors: State) -> State:
     return {n: factor for n, factor in factors.items() if abs(factor - 1.0) >= _UNCHANGED}
 
 
-def _candidates(fitting: Fitting, asked: tuple[Question, ...], cost: _Cost) -> Sequence[Neuron]:
+def _candidates(fitting: Fitting, asked: tuple[Question, ...], cost: Cost) -> Sequence[Neuron]:
     """All neurons that compete, or the best by first-order effects in either direction."""
     config = fitting.config
     if config.gate.neurons is None:

@@ -11,7 +11,8 @@ from typing import Any
 from excise.attribution import NeuronScores
 from excise.errors import ConfigError
 from excise.evaluation import ArrayJournal
-from excise.methods.crispr import ATTRIBUTION_WORK, located
+from excise.methods.crispr import located
+from excise.methods.guarded.cost import Cost
 from excise.methods.guarded.guards import OtherTask, check_names, other_tasks, own_limits
 from excise.methods.guarded.panel import Panel, Reading, questions
 from excise.methods.guarded.proposals import Proposer
@@ -20,7 +21,6 @@ from excise.methods.method import Excision, Fitted, Fitting
 from excise.methods.resuming import digest_of
 from excise.models import LoadedModel, packed_linears, unpacked
 from excise.patches import Patch, factor_of, scaled_outputs
-from excise.progress import Progress
 from excise.types import Neuron
 
 
@@ -53,7 +53,7 @@ class Guarded:
                 f"method {self.name!r} compares shares of options, and generated answers have "
                 "none; use --set scoring.mode=scoring or leave the method out."
             )
-        began, cost = time.monotonic(), _Cost(fitting.progress)
+        began, cost = time.monotonic(), Cost(fitting.progress)
         guard = config.guard
         asked, sizes = questions(
             task,
@@ -118,7 +118,7 @@ class Guarded:
             fitting.seed,
         )
 
-    def _ranking(self, fitting: Fitting, cost: _Cost) -> NeuronScores:
+    def _ranking(self, fitting: Fitting, cost: Cost) -> NeuronScores:
         """CRISPR's scores: given, or those that other methods of this split use too."""
         if self.scores is not None:
             return self.scores
@@ -132,32 +132,13 @@ _SECTIONS = ("guard", "attribution", "scoring", "patch")
 """Options that decide what the search reads."""
 
 
-@dataclass
-class _Cost:
-    """Counts the work, and tells who watches."""
-
-    progress: Progress
-    counts: dict[str, int] = field(default_factory=lambda: {"scored": 0, "attributed": 0})
-
-    def scored(self, prompts: int) -> None:
-        self.counts["scored"] += prompts
-        self.progress.advance(prompts)
-
-    def attributed(self, prompts: int) -> None:
-        self.counts["attributed"] += prompts
-        self.progress.advance(prompts * ATTRIBUTION_WORK)
-
-    def described(self) -> dict[str, int]:
-        return {f"prompts_{name}": count for name, count in self.counts.items()}
-
-
 @dataclass(frozen=True)
 class _Notes:
     """What an interrupted search has found out, with what it cost."""
 
     journal: ArrayJournal | None
     decides: str
-    cost: _Cost
+    cost: Cost
 
     def once(self, what: str, state: State, compute: Callable[[], Any]) -> Any:
         """JSON values out of the journal, or computed now and put there."""

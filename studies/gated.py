@@ -2,7 +2,8 @@
 
 Prints, after every pass over the teaching questions and for every strength, the accuracy (all,
 ambiguous, disambiguated) and P(gold) per token in disambiguated contexts, first on the templates
-that decide, then on those of the test split. Test answers decide nothing here either.
+that decide, then on those of the test split. The method itself sees no test answer; whoever changes
+its options after reading this output has used them.
 
     python studies/gated.py bbq-disability --trial 1 --test 240
 """
@@ -13,8 +14,10 @@ import math
 
 from excise.config import resolve
 from excise.methods import Fitting, method_named
+from excise.methods.gated import method
 from excise.methods.guarded.panel import Panel, questions
 from excise.models import load, packed_linears
+from excise.patches import scaled_outputs
 from excise.splits import split_instances
 from excise.tasks import load_task
 
@@ -42,11 +45,22 @@ if __name__ == "__main__":
     panel = Panel(loaded, task, asked, config.scoring, lambda prompts: None)
     with packed_linears(loaded.model):
         print(f"test, original: {shown(panel.read())}")
+    judged = method._Judge.tried
+
+    def watched(judge, epoch, strength, factors):
+        """The state as the method measures it, and on the test items beside it."""
+        tried = judged(judge, epoch, strength, factors)
+        scaled = scaled_outputs(loaded.model, tuple(factors), list(factors.values()))
+        with scaled, packed_linears(loaded.model):
+            test = shown(panel.read())
+        deciding = f"{shown(tried.reading)}, exceeded: {tried.exceeded}"
+        print(f"pass {epoch}, strength {strength}: {deciding}; test {test}", flush=True)
+        return tried
+
+    method._Judge.tried = watched
     fitted = method_named("gated").fit(
         Fitting(loaded=loaded, task=task, split=split, config=config, seed=given.trial)
     )
-    for tried in fitted.describe()["tried"]:
-        print(tried)
     print("limits:", fitted.describe()["limits"], "original:", fitted.describe()["original"])
     patch = fitted.patch
     with patch.applied(loaded), packed_linears(loaded.model):

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,12 @@ from excise.dissection import EVIDENCE_FILE, MINIMAL_FOLDER, Subject, dissect
 from excise.dissection.effects import TunePanel, part, smallest
 from excise.dissection.elimination import eliminate
 from excise.dissection.overlap import Chance, all_pairs, compared
+from excise.dissection.peaks import ITEMS
 from excise.dissection.places import where
+from excise.dissection.subjects import most_telling
 from excise.errors import OutputError
 from excise.evaluation import predict
+from excise.evidence import open_run
 from excise.evidence.manifest import check_manifest
 from excise.models import LoadedModel, weights_digest
 from excise.patches import Patch
@@ -211,7 +215,45 @@ def test_the_planted_neuron_is_all_that_matters(kind: str) -> None:
     assert record["cost"]["prompts_attributed"] == len(TUNE) * 2
     summary = {row["index"]: row["minimal"] for row in record["neurons"]}
     assert summary == {neuron.index: True, **{other.index: False for other in dead}}
+    assert record["items"] == {"toy": {}}
     json.dumps(record, allow_nan=False)
+
+    shown = dissect(model, [replace(entry, shown=TUNE)], patch).record
+    assert {name: value for name, value in shown.items() if name not in ("items", "cost")} == {
+        name: value for name, value in record.items() if name not in ("items", "cost")
+    }
+    asked = shown["items"]["toy"]
+    assert asked
+    # The dead neurons add nothing, so the planted one's token has all of the weight.
+    assert all(pairs[0] == [token, 1.0] for pairs in asked.values())
+    assert shown["cost"]["prompts_attributed"] == len(TUNE) * 3
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_an_items_tokens_sum_what_each_neuron_says_there(kind: str) -> None:
+    model, _, _ = planted(kind)
+    up = [s.module for s in model.sites if s.module.endswith(("up_proj", "q_proj", "wi", "q"))]
+    neurons = [Neuron(module, index) for module in up for index in (1, 5)]
+    entry, patch = subject_of(model, neurons)
+    few = TUNE[:ITEMS]
+    single = entry.config.attribution.model_copy(update={"instructions": 1})
+    entry = replace(
+        entry,
+        find=(few,),
+        shown=few,
+        config=entry.config.model_copy(update={"attribution": single}),
+    )
+    record = dissect(model, [entry], patch).record
+    expected: dict[str, Counter[str]] = {instance.id: Counter() for instance in few}
+    for told in record["tokens"]["toy"]["neurons"]:
+        for peak in told["peaks"]:
+            expected[peak["instance"]][peak["token"].strip() or peak["token"]] += peak["value"]
+    assert any(len(sums) > 1 for sums in expected.values())
+    for instance, sums in expected.items():
+        found = dict(map(tuple, record["items"]["toy"][instance]))
+        whole = sum(map(abs, sums.values()))
+        first = sorted(sums, key=lambda text: -abs(sums[text]))[:8]
+        assert found == pytest.approx({text: sums[text] / whole for text in first}, rel=1e-3)
 
 
 def test_effects_are_those_of_asking_the_model_anew() -> None:
@@ -328,6 +370,15 @@ def test_a_run_is_dissected_again_in_place(run: Path) -> None:
     minimal = Patch.load(run / MINIMAL_FOLDER)
     assert len(minimal) == second["minimal"]["n"] <= 3
     assert set(minimal.neurons) <= set(Patch.load(run / "patch").neurons)
+    # The report shows the asked items' tokens, those of changed answers first.
+    stored = open_run(run)
+    before, after = (stored.predictions("workplace", state) for state in ("original", "patched"))
+    shown = most_telling(before, after, 3)
+    moved = before.choice[0] != after.choice[0]
+    order = [*np.flatnonzero(moved), *np.flatnonzero(~moved)][:3]
+    assert shown == tuple(before.instances[n] for n in order)
+    assert second["items"]["workplace"]
+    assert set(second["items"]["workplace"]) <= {i.id for i in before.instances}
     assert check_manifest(run) == []
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
     quiet = excise("dissect", run, "--quiet")

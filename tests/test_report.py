@@ -292,6 +292,7 @@ def test_what_drives_a_neuron_is_told(run: Path, tmp_path: Path) -> None:
             None,
         ],
         "tokens": {task: {"neurons": [{**neuron, "peaks": [peak, None]}]}, "other": None},
+        "items": {task: {instance: [[EVIL, 0.5], ["x", -0.25], [None], "y"]}, "other": None},
     }
     (copy / "evidence.json").write_text(json.dumps(evidence))
     write_report(copy)
@@ -300,7 +301,7 @@ def test_what_drives_a_neuron_is_told(run: Path, tmp_path: Path) -> None:
     assert "90%" in text
     assert Outline(text).all("img") == []
     (part,) = json.loads(re.findall(r'id="data">(.*?)</script>', text)[0])
-    assert part["items"][0][-1] == [[EVIL, 0.5]]
+    assert part["items"][0][-1] == [[EVIL, 0.5], ["x", -0.25]]
 
 
 def test_runs_are_put_side_by_side(run: Path, tmp_path: Path) -> None:

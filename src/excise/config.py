@@ -279,6 +279,8 @@ class DissectionConfig(_Section):
     """Instructions under which they are asked; the run's by default."""
     evaluations: int = Field(default=400, ge=1)
     """Sets of neurons that the search for the smallest one may measure, at most."""
+    items: int = Field(default=40, ge=0)
+    """Test items of each task whose tokens are looked at for the report, changed answers first."""
     memory: int = Field(default=200, ge=1)
     """Megabytes of scores per prompt; neurons that do not fit are left out, lowest scores first."""
 

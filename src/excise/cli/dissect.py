@@ -58,9 +58,9 @@ def dissect(
 ) -> None:
     """How stable the excised neurons are, which of them matter, where they lie, what drives them.
 
-    Asks the find and tune splits only, never the test split. Writes evidence.json and
-    minimal-patch/ into the folder. A patch folder needs its MODEL and --task; a run folder knows
-    its own.
+    Decides by the find and tune splits; of test items, it looks up which tokens drive the neurons.
+    Writes evidence.json and minimal-patch/ into the folder. A patch folder needs its MODEL and
+    --task; a run folder knows its own.
     """
     from excise.evidence.writing import RUN_FILE
 

@@ -15,6 +15,7 @@ from excise.config import DissectionConfig, RunConfig
 from excise.dissection.candidates import Candidates, every_neuron, highest
 from excise.dissection.contributions import Contributions, contributions
 from excise.dissection.effects import Objective, TunePanel, one_by_one, part, smallest
+from excise.dissection.items import item_tokens
 from excise.dissection.overlap import all_pairs
 from excise.dissection.peaks import described
 from excise.dissection.places import where
@@ -48,7 +49,9 @@ def dissect(
     *,
     progress: Progress | None = None,
 ) -> Dissection:
-    """Examine the neurons of a patch on the find and tune splits; the test split is never asked.
+    """Examine the neurons of a patch on the find and tune splits.
+
+    Of the test split, nothing is asked but which tokens of the shown items drive the neurons.
 
     Args:
         loaded: the unpatched model; comes back as it was.
@@ -109,6 +112,7 @@ def dissect(
         "alone": {name: one.alone for name, one in found.items()},
         "where": where(competing, patch.neurons),
         "tokens": {name: one.tokens for name, one in found.items()},
+        "items": {name: one.items for name, one in found.items()},
         "cost": {
             "seconds": round(time.perf_counter() - start, 1),
             **{
@@ -131,6 +135,7 @@ class _Found:
     alone: dict[str, Any]
     smallest: dict[str, Any]
     tokens: dict[str, Any]
+    items: dict[str, list[list[Any]]]
     minimal: Patch
     cost: dict[str, Any]
 
@@ -176,6 +181,10 @@ def _one(loaded: LoadedModel, entry: Subject, progress: Progress) -> _Found:
         resamples=options.resamples,
         seed=config.seed,
     )
+    progress.stage(f"{name}: attributing asked items")
+    items = item_tokens(
+        loaded, entry, sites, watched, lambda prompts: progress.advance(prompts * ATTRIBUTION_WORK)
+    )
     progress.stage(f"{name}: excising each neuron alone, and all but each")
     panel = TunePanel(
         loaded,
@@ -198,10 +207,11 @@ def _one(loaded: LoadedModel, entry: Subject, progress: Progress) -> _Found:
         alone=alone,
         smallest=how,
         tokens={"neurons": _tokens(loaded, samples, watched, sites)},
+        items=items,
         minimal=minimal,
         cost={
             "seconds": round(time.perf_counter() - start, 1),
-            "prompts_attributed": sum(found.scale.size for found in samples),
+            "prompts_attributed": sum(found.scale.size for found in samples) + len(entry.shown),
             "prompts_scored": panel.asked * panel.prompts,
             "sets_measured": panel.asked,
             "tune_instances": len(entry.tune),
@@ -294,9 +304,9 @@ def _objective(config: RunConfig) -> Objective:
 
 def _work(entry: Subject) -> int:
     """Estimated work, in units of one scored prompt."""
-    attributed = sum(map(len, entry.find)) * len(entry.instructions) * ATTRIBUTION_WORK
+    attributed = sum(map(len, entry.find)) * len(entry.instructions) + len(entry.shown)
     sets = 2 + 2 * len(_watched(entry)) + len(entry.patch)
-    return attributed + sets * len(entry.tune) * len(entry.tune_instructions)
+    return attributed * ATTRIBUTION_WORK + sets * len(entry.tune) * len(entry.tune_instructions)
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, int]:

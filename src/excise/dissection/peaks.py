@@ -74,6 +74,17 @@ def described(
     return result
 
 
+def token_text(loaded: LoadedModel, peak: Peak, over_input: frozenset[str]) -> str:
+    """The text of a peak's token, untrusted; without white space around it where there is more.
+
+    Args:
+        loaded: whose tokenizer.
+        peak: of any sample.
+        over_input: modules whose positions are those of an encoder's input.
+    """
+    return _text(loaded, _placed(loaded, peak, peak.neuron.module in over_input))
+
+
 def _shown(
     loaded: LoadedModel, peak: Peak, instances: Sequence[Instance], encoder: bool
 ) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from excise.config import RunConfig, read_record
 from excise.errors import ConfigError, PatchError
@@ -13,12 +15,12 @@ from excise.evidence import StoredRun
 from excise.methods import method_named
 from excise.patches import Patch
 from excise.splits import digest, sample, split_instances
-from excise.types import FloatArray, Instance, Task
+from excise.types import FloatArray, Instance, Predictions, Task
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The patch of one task, with what found it. Never a test item."""
+    """The patch of one task, with what found it; of test items, only what is shown."""
 
     task: Task
     patch: Patch
@@ -33,6 +35,8 @@ class Subject:
     """The patches of all trials."""
     scores: Mapping[str, FloatArray] | None = None
     """Module -> scores of all neurons, where they were kept."""
+    shown: tuple[Instance, ...] = ()
+    """Asked items whose tokens are looked at, for the item browser of the report."""
 
     @property
     def instructions(self) -> tuple[str, ...]:
@@ -119,8 +123,26 @@ def of_run(stored: StoredRun, tasks: Sequence[Task], config: RunConfig) -> tuple
         )
         split = record["trials"][trial].get("split")
         _refuse_other_data(made, record["data_digest"], split, str(stored.path))
-        found.append(made)
+        before = stored.predictions(task.name, "original")
+        after = stored.predictions(task.name, "patched")
+        found.append(replace(made, shown=most_telling(before, after, config.dissection.items)))
     return tuple(found)
+
+
+def most_telling(
+    before: Predictions, after: Predictions, size: int, *, instruction: int = 0
+) -> tuple[Instance, ...]:
+    """The items to look at: those whose answer changed come first, each kind in its order.
+
+    Args:
+        before: the original model's answers.
+        after: the patched model's, to the same items.
+        size: how many, at most.
+        instruction: the one whose answers are compared.
+    """
+    changed = before.choice[instruction] != after.choice[instruction]
+    order = np.argsort(~changed, kind="stable")[:size]
+    return tuple(before.instances[n] for n in order)
 
 
 def of_patch(patch: Patch, task: Task, config: RunConfig, *, place: str) -> Subject:

@@ -67,18 +67,11 @@ def neuron_rows(evidence: Mapping[str, Any]) -> list[NeuronRow]:
     ]
 
 
-def drivers(evidence: Mapping[str, Any], task: str) -> dict[str, list[list[Any]]]:
-    """Instance -> [[token, weight], ...] of one task, over all neurons; empty without the file."""
-    found: dict[str, dict[str, float]] = {}
-    for _, peak in _peaks(evidence, task):
-        value, token = peak.get("value"), str(peak.get("token", "")).strip()
-        if token and isinstance(value, int | float):
-            weights = found.setdefault(str(peak.get("instance")), {})
-            weights[token] = weights.get(token, 0.0) + float(value)
-    return {
-        instance: [[t, w] for t, w in sorted(weights.items(), key=lambda pair: -abs(pair[1]))[:8]]
-        for instance, weights in found.items()
-    }
+def drivers(evidence: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+    """Instance -> [[token, weight], ...] of one task's items; empty without the file."""
+    tasks = evidence.get("items")
+    found = tasks.get(task) if isinstance(tasks, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _examples(evidence: Mapping[str, Any]) -> dict[tuple[Any, Any, Any], list[Example]]:

@@ -22,6 +22,7 @@ from excise.errors import ConfigError, OutputError, RunFolderError
 from excise.evidence import open_run
 from excise.evidence.items import stored_predictions, write_items
 from excise.evidence.manifest import check_manifest
+from excise.report.answers import answers
 from excise.report.changes import changes
 from excise.report.curve import tune_curve
 from excise.report.notes import notes
@@ -292,7 +293,7 @@ def test_what_drives_a_neuron_is_told(run: Path, tmp_path: Path) -> None:
             None,
         ],
         "tokens": {task: {"neurons": [{**neuron, "peaks": [peak, None]}]}, "other": None},
-        "items": {task: {instance: [[EVIL, 0.5], ["x", -0.25], [None], "y"]}, "other": None},
+        "items": {task: {instance: [[EVIL, 0.5], ["\n ", -0.25], [None], "y"]}, "other": None},
     }
     (copy / "evidence.json").write_text(json.dumps(evidence))
     write_report(copy)
@@ -301,7 +302,7 @@ def test_what_drives_a_neuron_is_told(run: Path, tmp_path: Path) -> None:
     assert "90%" in text
     assert Outline(text).all("img") == []
     (part,) = json.loads(re.findall(r'id="data">(.*?)</script>', text)[0])
-    assert part["items"][0][-1] == [[EVIL, 0.5], ["x", -0.25]]
+    assert part["items"][0][-1] == [[EVIL, 0.5], ["⏎␣", -0.25]]
 
 
 def test_runs_are_put_side_by_side(run: Path, tmp_path: Path) -> None:
@@ -438,6 +439,32 @@ def test_filters_agree_with_the_answers(run: Path, page: browser.Page) -> None:
     )
     assert count(page) == 0
     assert page.complaints() == []
+
+
+def test_the_longest_bar_is_that_of_the_answer(run: Path) -> None:
+    part = answers(open_run(run), "evil", {})
+    looked = 0
+    for item in part["items"]:
+        for old, new, before, after, *_ in item[-2]:
+            for chosen, shares in ((old, before), (new, after)):
+                assert shares[chosen] == max(shares)
+                assert sum(shares) == pytest.approx(1000, abs=2)
+                looked += 1
+    assert looked == 16 * 2 * 2
+
+
+@needs_browser
+def test_print_keeps_intervals_and_drops_controls(run: Path, page: browser.Page) -> None:
+    page.open(run / "report.html")
+    shown = "getComputedStyle(document.querySelector('{}')).display"
+    assert page.run(shown.format("#controls")) != "none"
+    page.call("Emulation.setEmulatedMedia", media="print")
+    assert page.run(shown.format("svg .bar")) != "none"
+    assert page.run(shown.format("#controls")) == page.run(shown.format("header.bar")) == "none"
+    assert (
+        page.run("getComputedStyle(document.querySelector('.item')).contentVisibility") == "visible"
+    )
+    page.call("Emulation.setEmulatedMedia", media="")
 
 
 @needs_browser

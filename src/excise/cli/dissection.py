@@ -56,7 +56,7 @@ def print_dissection(console: Console, record: Record) -> None:
     console.print(
         f"Cost: {cost['prompts_attributed']:,} prompts attributed, {cost['sets_measured']:,} sets "
         f"of neurons measured with {cost['prompts_scored']:,} prompts, {cost['seconds']:.0f} s. "
-        "The test split was not asked.",
+        "The test split decides nothing.",
         soft_wrap=True,
     )
 

@@ -15,6 +15,7 @@ from excise.evaluation import predict
 from excise.metrics import METRICS, value
 from excise.models import LoadedModel, packed_linears, unpacked
 from excise.patches import Patch
+from excise.scoring import reusing
 from excise.types import Instance, Neuron, Predictions, Task
 
 Objective = Literal["accuracy", "log_share"]
@@ -92,7 +93,10 @@ class TunePanel:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """A block in which many parts are measured: what no patch touches is packed once."""
-        with packed_linears(self.loaded.model):
+        with (
+            packed_linears(self.loaded.model),
+            reusing(self.loaded, self.scoring) as self._kept,
+        ):
             yield
 
 

@@ -73,5 +73,6 @@ def _shares(sums: Mapping[str, float]) -> list[list[Any]]:
     whole = sum(map(abs, sums.values()))
     if not whole:
         return []
-    order = sorted(sums.items(), key=lambda pair: (-abs(pair[1]), pair[0]))
-    return [[text, float(f"{value / whole:.4g}")] for text, value in order[:TOKENS]]
+    order = sorted(sums.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:TOKENS]
+    shares = [[text, round(value / whole, 4)] for text, value in order]
+    return [pair for pair in shares if pair[1]]

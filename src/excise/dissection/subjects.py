@@ -190,7 +190,10 @@ def refuse_empty(subjects: Sequence[Subject]) -> None:
         )
 
 
-_FREE = {"dissection", "model", "revision", "data_dir", "device", "dtype", "preset", "resamples"}
+_FREE = {
+    *("dissection", "model", "revision", "data_dir", "device", "device_map", "dtype"),
+    *("preset", "resamples"),
+}
 """Options that may differ from the run's: where things are, and how they are examined."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from excise.evidence import StoredRun
+from excise.report.neurons import visible
 from excise.types import FloatArray, Instance, Predictions
 
 _CONTEXTS = {"ambiguous": 0, "disambiguated": 1}
@@ -29,8 +30,9 @@ def answers(stored: StoredRun, task: str, drivers: Mapping[str, Any]) -> dict[st
         fields, answers, tokens] where context is 0 (ambiguous), 1 (disambiguated) or -1, fields
         are [name, text] pairs, tokens may be None, and answers holds for each instruction
         [choice before, choice after, shares before, shares after, P before, P after]. Shares are
-        those of P over the options in thousandths, P is the sum over the options; both are None
-        where answers were generated.
+        those of what the options were compared by (their probability, or that per token), over
+        the options, in thousandths; P is the sum of their probabilities; both are None where
+        answers were generated.
 
     Raises:
         RunFolderError: rows are missing or damaged.
@@ -54,6 +56,17 @@ def answers(stored: StoredRun, task: str, drivers: Mapping[str, Any]) -> dict[st
     }
 
 
+def weighed(stored: StoredRun, task: str) -> str:
+    """In words, what the options of a task were compared by."""
+    state = stored.predictions(task, "original")
+    if state.log_likelihood is None or state.compared is None:
+        return "their probabilities"
+    if np.array_equal(state.log_likelihood, state.compared, equal_nan=True):
+        return "their probabilities"
+    unit = "byte" if stored.config.scoring.normalisation == "per_byte" else "token"
+    return f"their probabilities per {unit} (geometric mean)"
+
+
 def _described(instance: Instance) -> list[Any]:
     fields = [[k, v] for k, v in instance.fields.items() if k not in _OPTION_FIELDS and v]
     return [
@@ -73,10 +86,18 @@ _Shares = tuple[FloatArray, FloatArray] | None
 
 
 def _shares(state: Predictions) -> _Shares:
-    """[I, N, C] share of each option in the sum over the options, and [I, N] that sum."""
+    """[I, N, C] share of each option in what was compared, and [I, N] the sum of their P."""
     if state.log_likelihood is None:
         return None
-    values = np.where(np.isnan(state.log_likelihood), -np.inf, state.log_likelihood)
+    compared = state.log_likelihood if state.compared is None else state.compared
+    shares, _ = _softmax(compared)
+    _, total = _softmax(state.log_likelihood)
+    return shares, total
+
+
+def _softmax(logarithms: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Shares of the exponentials over the last axis, and their sum; NaN counts as none."""
+    values = np.where(np.isnan(logarithms), -np.inf, logarithms)
     # Shifted by the largest, so that exp does not underflow for long options.
     largest = np.maximum(values.max(axis=-1, keepdims=True), -1e300)
     relative = np.exp(values - largest)
@@ -104,7 +125,7 @@ def _tokens(found: Any) -> list[list[Any]] | None:
     if not isinstance(found, list):
         return None
     pairs = [
-        [str(pair[0]), round(float(pair[1]), 4)]
+        [visible(str(pair[0])), round(float(pair[1]), 4)]
         for pair in found
         if isinstance(pair, list | tuple)
         and len(pair) == 2

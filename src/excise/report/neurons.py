@@ -81,8 +81,11 @@ def _examples(evidence: Mapping[str, Any]) -> dict[tuple[Any, Any, Any], list[Ex
         for neuron, peak in _peaks(evidence, task):
             listed = found.setdefault((task, neuron.get("module"), neuron.get("index")), [])
             if len(listed) < _EXAMPLES:
-                texts = (str(peak.get(name, "")) for name in ("before", "token", "after"))
-                listed.append(Example(str(peak.get("instance", "")), *texts))
+                before, token, after = (
+                    str(peak.get(name, "")) for name in ("before", "token", "after")
+                )
+                instance = str(peak.get("instance", ""))
+                listed.append(Example(instance, before, visible(token), after))
     return found
 
 
@@ -108,6 +111,13 @@ def _words(tokens: Any) -> list[str]:
     if not isinstance(tokens, list):
         return []
     return [
-        str(token[0] if isinstance(token, list | tuple) and token else token)
+        visible(str(token[0] if isinstance(token, list | tuple) and token else token))
         for token in tokens[:8]
     ]
+
+
+def visible(token: str) -> str:
+    """A token's text; white space by itself as signs that can be seen."""
+    if token.strip(" \n\t\r"):
+        return token
+    return token.translate({10: "⏎", 32: "␣", 9: "⇥", 13: "␍"})

@@ -24,7 +24,7 @@ from excise.report.svg import (
     ticks,
 )
 
-_BIAS = ("s_amb", "stereoset_ss", "crows_pairs")
+_BIAS = ("s_amb", "stereoset_ss", "crows_pairs", "winobias_gap")
 _CAPABILITY = ("accuracy_disambiguated", "gold_probability", "accuracy")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from excise.errors import PatchError
 from excise.evidence import StoredRun
 from excise.patches import Patch
-from excise.report.answers import answers
+from excise.report.answers import answers, weighed
 from excise.report.changes import changes
 from excise.report.curve import tune_curve
 from excise.report.forest import forest
@@ -73,6 +73,7 @@ def report(stored: StoredRun) -> str:
         neurons=neuron_rows(evidence),
         n_items=sum(len(part["items"]) for part in items),
         items=embedded(items),
+        compared=weighed(stored, stored.tasks[0]),
         methods=methods(stored),
         limits=LIMITS,
         facts=facts(stored),

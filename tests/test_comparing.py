@@ -19,10 +19,14 @@ from excise.comparing.retention import Retention
 from excise.comparing.tables import csv_text, latex, markdown, number
 from excise.config import RunConfig
 from excise.errors import ConfigError
-from excise.methods import Excision, Fitting
+from excise.evaluation.passages import read_passages
+from excise.methods import Excision, Fitting, method_named
+from excise.metrics import METRICS, value
 from excise.patches import Patch
 from excise.progress import Silent
-from excise.types import Neuron, PromptTask
+from excise.splits import split_instances
+from excise.tasks import load_task, texts
+from excise.types import Neuron, Passage, PromptTask, TextTask
 from test_cli import assert_one_line
 from test_measuring import Memory
 
@@ -36,6 +40,12 @@ CONFIG = RunConfig.model_validate(
         "attribution": {"instances": 2, "instructions": 1},
         "selection": {"n": 4},
     }
+)
+
+
+PASSAGES = (
+    Passage("1", "The engineer was late.", "page", ""),
+    Passage("2", "Who is the manager?", "page", ""),
 )
 
 
@@ -234,6 +244,49 @@ def test_the_command(tmp_path: Path) -> None:
     listed = excise("ls", "methods")
     for name in ("original", "crispr", "random"):
         assert name in listed.stdout
+
+
+def test_plain_text_tells_how_far_each_method_went(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = TextTask("text", PASSAGES, "", "", "", texts.METRICS)
+    found_by_name = load_task
+    monkeypatch.setattr(
+        "excise.comparing.retention.load_task",
+        lambda name, **given: text if name == "text" else found_by_name(name, **given),
+    )
+    found = compare(
+        CONFIG,
+        ["crispr", "cc"],
+        retention=["text"],
+        model=llama.model,
+        tokenizer=llama.tokenizer,
+    )
+    document = record(found)
+    rows = {(row["method"], row["metric"]): row for row in document["retention"]}
+    assert rows["original", "kl_divergence"]["value"] == 0
+    assert rows["cc", "kl_divergence"]["value"] == 0  # weights unchanged
+    assert rows["crispr", "kl_divergence"]["value"] > 0
+    assert rows["crispr", "kl_divergence"]["verdict"] is None
+    assert rows["crispr", "perplexity"]["verdict"] is not None
+    # The same as reading under each trial's patch.
+    values = [
+        value(METRICS["kl_divergence"], state.retention["text"])
+        for state in found.of("crispr", "workplace")
+    ]
+    assert rows["crispr", "kl_divergence"]["worst"] == pytest.approx(max(values))
+    fitted = method_named("crispr").fit(
+        Fitting(
+            loaded=tiny.loaded("llama"),
+            task=found.tasks[0],
+            split=split_instances(found.tasks[0].instances, by="template", seed=0, trial=1),
+            config=CONFIG,
+            seed=CONFIG.seed + 1,
+        )
+    )
+    again = read_passages(llama, text, text.instances, CONFIG.text, patch=fitted.patch)
+    assert values[1] == pytest.approx(value(METRICS["kl_divergence"], again))
+    assert "KL divergence" in markdown(document)
 
 
 def test_continuations_are_no_retention_task(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from excise.cli.tables import Cell, Row, counted, print_table
 from excise.cli.values import title
 from excise.comparing.record import POOLED
-from excise.comparing.tables import columns, number, retained, rows_of, table_names
+from excise.comparing.tables import columns, measured, number, retained, rows_of, table_names
 from excise.metrics import METRICS
 
 
@@ -65,7 +65,7 @@ def _print_task(console: Console, document: Mapping[str, Any], task: str) -> Non
 
 
 def _print_retention(console: Console, document: Mapping[str, Any]) -> None:
-    names = document["retention_tasks"]
+    names = measured(document)
     rows: list[Row] = []
     for method, found in retained(document).items():
         cells: list[Cell | str] = [method]
@@ -80,7 +80,7 @@ def _print_retention(console: Console, document: Mapping[str, Any]) -> None:
         rows.append(cells)
     header: Row = [
         "method",
-        *(Cell(f"{name},", _measure(document, name)) for name in names),
+        *(Cell(f"{task},", METRICS[metric].title.lower()) for task, metric in names),
     ]
     print_table(
         console,
@@ -89,11 +89,6 @@ def _print_retention(console: Console, document: Mapping[str, Any]) -> None:
         header,
         rows,
     )
-
-
-def _measure(document: Mapping[str, Any], name: str) -> str:
-    metric = next(row["metric"] for row in document["retention"] if row["task"] == name)
-    return METRICS[metric].title.lower()
 
 
 def _print_cost(console: Console, document: Mapping[str, Any]) -> None:

@@ -51,6 +51,7 @@ def dissect(
     revision: options.Revision = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
     data_dir: options.DataDir = None,
     assignments: options.Set = None,
     quiet: options.Quiet = False,
@@ -151,6 +152,7 @@ def _dissected(
     refuse_empty(subjects)  # before the model is loaded
     progress.stage("loading the model")
     loaded = pipeline.load_model(config)
+    loaded.refuse_offloaded("a dissection")
     found = examine(loaded, subjects, patch, progress=progress)
     adapter = lora_if_possible(loaded, found.minimal) if found.minimal else None
     write_evidence(found, folder, adapter)

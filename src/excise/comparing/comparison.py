@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from excise.comparing.counting import Counted
-from excise.comparing.retention import Retention
+from excise.comparing.retention import ORIGINAL, Retention
 from excise.config import RunConfig, to_toml
 from excise.errors import ConfigError
 from excise.evaluation import Journal
@@ -23,8 +23,6 @@ from excise.progress import Progress, Silent
 from excise.questioning import TestQuestions
 from excise.splits import split_instances
 from excise.types import Answers, Predictions, Split, Task
-
-ORIGINAL = "original"
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,7 @@ def compare(
     tasks = choice_tasks(config)
     progress.stage("loading the model")
     loaded = load_model(config, model, tokenizer)
+    loaded.refuse_offloaded("comparing methods")
     kept = tuple(
         Retention.of(name, tasks, config, limit=retention_limit)
         for name in dict.fromkeys(retention)

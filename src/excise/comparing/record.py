@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from excise import __version__
-from excise.comparing.comparison import ORIGINAL, Comparison, State
-from excise.comparing.retention import Retention
+from excise.comparing.comparison import Comparison, State
+from excise.comparing.retention import DIVERGENCE, ORIGINAL, Retention
 from excise.errors import NonFiniteError
 from excise.evidence import environment
 from excise.metrics import METRICS, Metric, metrics_of, spread, value
@@ -88,8 +88,8 @@ class _Row:
 def _with_verdicts(rows: Sequence[_Row], comparison: Comparison) -> list[dict[str, Any]]:
     """The rows of one table with their tests, corrected for each other."""
     settings = comparison.config.statistics
-    # The original beside itself is no test.
-    tested = [row for row in rows if row.method != ORIGINAL]
+    # The original beside itself is no test, and every change diverges.
+    tested = [row for row in rows if row.method != ORIGINAL and row.metric.name != DIVERGENCE]
     said = judged(
         [to_judge(row.metric, row.found, settings, family=_family(row)) for row in tested],
         correction=settings.correction,
@@ -162,8 +162,8 @@ def _over_trials(states: Sequence[State], values: Sequence[float | None]) -> flo
 
 def _retention(comparison: Comparison) -> list[dict[str, Any]]:
     rows = []
-    for entry in comparison.retention:
-        metric = METRICS[entry.metric]
+    wanted = [(entry, METRICS[name]) for entry in comparison.retention for name in entry.metrics]
+    for entry, metric in wanted:
         for method in comparison.methods:
             states = [s for s in comparison.states if s.method == method]
             pairs = [
@@ -191,14 +191,18 @@ def _original(comparison: Comparison, state: State, entry: Retention) -> Answers
 
 def _worst(metric: Metric, pairs: Sequence[Pair]) -> float | None:
     """The largest loss over tasks and trials, as a difference to the original."""
-    differences = []
-    for pair in pairs:
-        before, after = _value(metric, pair.original), _value(metric, pair.patched)
-        if before is not None and after is not None:
-            differences.append(after - before)
-    if not differences:
+    known = [(_value(metric, pair.original), _value(metric, pair.patched)) for pair in pairs]
+    changes = [(a, b) for a, b in known if a is not None and b is not None]
+    if not changes:
         return None
-    return max(differences) if metric.ideal == "min" else min(differences)
+    before, after = max(changes, key=lambda change: _loss(metric, *change))
+    return after - before
+
+
+def _loss(metric: Metric, before: float, after: float) -> float:
+    if isinstance(metric.ideal, float):
+        return abs(after - metric.ideal) - abs(before - metric.ideal)
+    return before - after if metric.ideal == "max" else after - before
 
 
 def _cost(comparison: Comparison) -> list[dict[str, Any]]:

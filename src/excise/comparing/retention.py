@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from excise.config import RunConfig
 from excise.errors import ConfigError
 from excise.evaluation import ask
+from excise.evaluation.passages import read_passages
 from excise.methods import Fitted
 from excise.models import LoadedModel
 from excise.progress import Progress
@@ -17,8 +19,14 @@ from excise.splits import sample
 from excise.tasks import load_task
 from excise.types import Answers, AnyTask, PromptTask, Task, TextTask
 
+ORIGINAL = "original"
+"""The method that changes nothing."""
+
 DEFAULT = ("bbq", "mrpc", "rte", "qnli", "wikipedia-sentences")
 """Retention tasks of a comparison; of `bbq`, the categories that are not mitigated."""
+
+DIVERGENCE = "kl_divergence"
+"""How far a method takes the next-token distributions of plain text from the original's."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +36,8 @@ class Retention:
     name: str
     task: AnyTask
     instances: tuple[Any, ...]
-    metric: str
-    """The metric that stands for it in tables."""
+    metrics: tuple[str, ...]
+    """What stands for it in tables."""
 
     @classmethod
     def of(
@@ -51,7 +59,7 @@ class Retention:
             items: tuple[Any, ...] = sample(
                 task.instances, limit, seed=config.split_seed, unit="block"
             )
-            return cls(name, task, items, "perplexity")
+            return cls(name, task, items, ("perplexity", DIVERGENCE))
         taken = {instance.group for other in mitigated for instance in other.instances}
         ids = {instance.id for other in mitigated for instance in other.instances}
         left = [
@@ -63,7 +71,7 @@ class Retention:
             raise ConfigError(f"retention task {name!r} holds nothing but mitigated items.")
         items = sample(left, limit, seed=config.split_seed, unit="block")
         kept = replace(task, instances=tuple(left), instructions=task.instructions[:1])
-        return cls(name, kept, items, "accuracy")
+        return cls(name, kept, items, ("accuracy",))
 
     def answers(
         self, loaded: LoadedModel, fitted: Fitted, config: RunConfig, progress: Progress
@@ -80,6 +88,17 @@ class Retention:
         if isinstance(self.task, Task) and self.task.kind == "choice":
             return fitted.answers(
                 loaded, self.task, self.instances, config.scoring, advance=progress.advance
+            )
+        if isinstance(self.task, TextTask):
+            # Read under both models at once: only so is there a divergence.
+            changed = None if fitted.name == ORIGINAL else partial(fitted.applied, loaded)
+            return read_passages(
+                loaded,
+                self.task,
+                self.instances,
+                config.text,
+                changed=changed,
+                advance=progress.advance,
             )
         with fitted.applied(loaded):
             return ask(loaded, self.task, self.instances, config, advance=progress.advance)

@@ -10,6 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from excise.comparing.record import POOLED
+from excise.comparing.retention import DIVERGENCE
 from excise.metrics import METRICS
 
 COLUMNS = (
@@ -21,11 +22,16 @@ COLUMNS = (
 )
 """Metrics of the tables where they apply; all others stand in the JSON and CSV files."""
 
+_IMPLIED = ("accuracy", "perplexity")
+"""Metrics of retention tasks that need no name in the heads of tables."""
+
 _LARGE = 100_000
 """From here on values are written with an exponent: the perplexity of a wrecked model."""
 
 Document = Mapping[str, Any]
 Numbers = Mapping[str, Any]
+Measured = tuple[str, str]
+"""A retention task and a metric of it."""
 
 
 def columns(document: Document, task: str) -> tuple[str, ...]:
@@ -49,12 +55,17 @@ def rows_of(document: Document, task: str) -> dict[str, dict[str, Numbers]]:
     return found
 
 
-def retained(document: Document) -> dict[str, dict[str, Numbers]]:
-    """Method -> retention task -> row."""
-    found: dict[str, dict[str, Numbers]] = {method: {} for method in document["methods"]}
+def retained(document: Document) -> dict[str, dict[Measured, Numbers]]:
+    """Method -> (retention task, metric) -> row, in the order of the comparison."""
+    found: dict[str, dict[Measured, Numbers]] = {method: {} for method in document["methods"]}
     for row in document["retention"]:
-        found[row["method"]][row["task"]] = row
+        found[row["method"]][row["task"], row["metric"]] = row
     return found
+
+
+def measured(document: Document) -> tuple[Measured, ...]:
+    """The columns of retention."""
+    return tuple(dict.fromkeys((row["task"], row["metric"]) for row in document["retention"]))
 
 
 def number(metric: str, value: float | None, *, signed: bool = False) -> str:
@@ -121,9 +132,9 @@ def _table(document: Document, task: str, style: str) -> str:
 
 
 def _cost(document: Document, style: str) -> str:
-    names = document["retention_tasks"]
-    kept = retained(document)
-    header = ["method", "neurons", "seconds", "prompts", *names]
+    kept, names = retained(document), measured(document)
+    titles = [task if metric in _IMPLIED else METRICS[metric].title for task, metric in names]
+    header = ["method", "neurons", "seconds", "prompts", *titles]
     body = []
     for row in document["cost"]:
         method = row["method"]
@@ -145,6 +156,8 @@ def _kept(row: Numbers, method: str) -> str:
     text = _mean(row)
     if method == "original":
         return text
+    if row["metric"] == DIVERGENCE:
+        return f"{text} (worst {number(row['metric'], row['worst'])})"
     return f"{text} (worst {number(row['metric'], row['worst'], signed=True)})"
 
 

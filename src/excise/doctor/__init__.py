@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from excise.doctor import classification, continuations, passages, questions, sentences
+from excise.doctor import (
+    classification,
+    continuations,
+    passages,
+    pronouns,
+    questions,
+    sentences,
+)
 from excise.doctor.answering import NOBODY, RESPONDERS
 from excise.doctor.machine import Finding, environment
 from excise.doctor.oracle import Check, Oracle, Undefined, examine, unchecked
@@ -37,6 +44,7 @@ def oracles() -> tuple[Oracle, ...]:
         *questions.oracles(),
         *classification.oracles(),
         *sentences.oracles(),
+        *pronouns.oracles(),
         *continuations.oracles(),
         *passages.oracles(),
     )

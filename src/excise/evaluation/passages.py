@@ -9,8 +9,9 @@ first half of a window in the encoder and are scored on the second.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -56,6 +57,7 @@ def read_passages(
     *,
     patch: Patch | None = None,
     force: bool = False,
+    changed: Callable[[], AbstractContextManager[None]] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Readings:
     """Log-likelihood of passages, and divergence from the original model.
@@ -71,6 +73,7 @@ def read_passages(
         patch: what is read with; the model comes back as it was. None reads with the original,
             whose divergence is 0.
         force: accept other weights than the patch was made on.
+        changed: instead of a patch, any change to the model that a `with` block undoes.
         advance: called with the number of passages just finished.
 
     Returns:
@@ -88,6 +91,8 @@ def read_passages(
             f"{loaded.name!r} is a {loaded.architecture.kind} language model: it predicts no next "
             f"token, so plain text has no perplexity; leave the task {task.name!r} out."
         )
+    if patch is not None:
+        changed = partial(patch.applied, loaded, force=force)
     windows = [w for w in _windows(loaded, passages, config.window) if w.targets]
     log_likelihood = np.zeros(len(passages))
     divergence = np.zeros(len(passages))
@@ -97,7 +102,7 @@ def read_passages(
     if advance and not left.all():
         advance(int((left == 0).sum()))
     for batch in _batches(windows, loaded.model.config.vocab_size):
-        read = _read(loaded, batch, patch, force)
+        read = _read(loaded, batch, changed)
         for window, (likely, diverged) in zip(batch, read, strict=True):
             if not np.isfinite(likely + diverged):
                 raise NonFiniteError(
@@ -206,7 +211,9 @@ def _batches(windows: Sequence[_Window], vocabulary: int) -> Iterator[list[_Wind
 
 
 def _read(
-    loaded: LoadedModel, batch: Sequence[_Window], patch: Patch | None, force: bool
+    loaded: LoadedModel,
+    batch: Sequence[_Window],
+    changed: Callable[[], AbstractContextManager[None]] | None,
 ) -> list[tuple[float, float]]:
     """Log-likelihood and divergence of each window."""
     result = np.zeros((len(batch), 2))
@@ -216,8 +223,8 @@ def _read(
         step = max(1, min(width, MAX_LOGITS // (loaded.model.config.vocab_size * len(batch))))
     for start in range(0, width, step):
         places = slice(start, min(start + step, width))
-        original = None if patch is None else _logits(loaded, batch, places)
-        with nullcontext() if patch is None else patch.applied(loaded, force=force):
+        original = None if changed is None else _logits(loaded, batch, places)
+        with nullcontext() if changed is None else changed():
             logits = _logits(loaded, batch, places)
         for row, window in enumerate(batch):
             targets = window.targets[places]
@@ -246,7 +253,8 @@ def _logits(loaded: LoadedModel, batch: Sequence[_Window], places: slice) -> tor
             input_ids=inputs.to(device),
             attention_mask=mask.to(device),
             use_cache=False,
-            logits_to_keep=torch.arange(places.start, places.stop, device=device),
+            # On no device: those of the last layer and of the first may be two.
+            logits_to_keep=places,
         ).logits
         return logits
 

@@ -19,6 +19,7 @@ from excise.metrics import (
     stereoset,
     stereoset_choice,
     text,
+    winobias,
 )
 from excise.metrics.metric import Metric, MetricFunction, evaluate_metric, spread, value
 from excise.types import AnyTask
@@ -44,6 +45,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             stereoset,
             stereoset_choice,
             crows_pairs,
+            winobias,
             continuations,
             text,
         )

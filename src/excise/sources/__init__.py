@@ -3,7 +3,7 @@
 No dataset is shipped; `fetch` finds a file and checks its content.
 """
 
-from excise.sources import bbq, bold, crows_pairs, glue, honest, stereoset, toxicity
+from excise.sources import bbq, bold, crows_pairs, glue, honest, stereoset, toxicity, winobias
 from excise.sources.bbq import BBQ, BBQ_METADATA
 from excise.sources.files import Source, fetch, find
 
@@ -14,6 +14,7 @@ SOURCES: tuple[Source, ...] = (
     *glue.ENTRIES,
     *stereoset.ENTRIES,
     *crows_pairs.ENTRIES,
+    *winobias.ENTRIES,
     *honest.ENTRIES,
     *toxicity.ENTRIES,
     *bold.ENTRIES,

@@ -22,6 +22,7 @@ from excise.tasks import (
     texts,
     toxicity,
     user,
+    winobias,
 )
 from excise.tasks.entry import TaskEntry
 from excise.types import AnyTask
@@ -37,6 +38,7 @@ TASKS: Mapping[str, TaskEntry] = MappingProxyType(
             *stereoset.ENTRIES,
             *stereoset_choice.ENTRIES,
             *crows_pairs.ENTRIES,
+            *winobias.ENTRIES,
             *honest.ENTRIES,
             *toxicity.ENTRIES,
             *regard.ENTRIES,

@@ -253,7 +253,9 @@ def test_an_items_tokens_sum_what_each_neuron_says_there(kind: str) -> None:
         found = dict(map(tuple, record["items"]["toy"][instance]))
         whole = sum(map(abs, sums.values()))
         first = sorted(sums, key=lambda text: -abs(sums[text]))[:8]
-        assert found == pytest.approx({text: sums[text] / whole for text in first}, rel=1e-3)
+        assert found == pytest.approx(
+            {text: sums[text] / whole for text in first if abs(sums[text] / whole) > 5e-5}, abs=1e-4
+        )
 
 
 def test_effects_are_those_of_asking_the_model_anew() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -266,6 +266,9 @@ class Scripted:
         values = np.where(decided, 0.5, 0.1 + gain)
         cut = slice(start, stop)
         return Reading(correct[cut], values[cut], np.zeros(N)[cut], decided[cut])
+
+    def expect(self, states: Sequence[State]) -> None:
+        pass
 
     def other_losses(self, state: State) -> Mapping[str, float]:
         return {"mrpc": sum(self.elsewhere.get(neuron, 0.0) for neuron in state)}

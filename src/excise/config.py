@@ -131,7 +131,7 @@ class ScoringConfig(_Section):
     """Tokens forwarded at once, at most; changes nothing but speed and memory."""
     max_memory_mib: int = Field(default=1024, ge=1)
     """Memory for activations and logits beside the weights; fewer tokens are forwarded at once
-    where it asks for that."""
+    where it asks for that. What they leave free may hold hidden states that patches share."""
 
 
 class ContinuationConfig(_Section):
@@ -227,7 +227,7 @@ class GateConfig(_Section):
     sparsity: float = Field(default=0.1, ge=0, lt=1)
     """Pull of every factor towards 1, as a share of a step: factors that the steps do not push one
     way again and again stay at 1."""
-    instances: int = Field(default=192, ge=1)
+    instances: int = Field(default=128, ge=1)
     """Instances of find and tune that teach."""
     deciding_instances: int = Field(default=192, ge=1)
     """Instances of find and tune, of other templates, that decide how far to go."""
@@ -235,7 +235,7 @@ class GateConfig(_Section):
     """Share of the templates of find and tune that decides."""
     instructions: Count = None
     """Instructions that take turns over their blocks; all by default."""
-    epochs: int = Field(default=4, ge=1)
+    epochs: int = Field(default=5, ge=1)
     """Passes over what teaches."""
     learning_rate: float = Field(default=0.02, gt=0)
     """Step of Adam; no factor moves by much more in one batch."""
@@ -249,7 +249,7 @@ class GateConfig(_Section):
     """What a nat of P(gold) per token lost in such contexts weighs."""
     batch_size: int = Field(default=4, ge=1)
     """Questions in a step."""
-    strengths: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 0.75, 1.0)
+    strengths: tuple[Annotated[float, Field(gt=0)], ...] = (0.75, 1.0)
     """How far of the way from 1 to the learned factors is tried after every pass."""
 
     @model_validator(mode="after")
@@ -440,9 +440,20 @@ class RunConfig(Preset):
     data_dir: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "auto"
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
+    """Spreads a model that is too large for one device over all of them (docs/scale.md)."""
     apply_chat_template: Literal["auto", "yes", "no"] = "auto"
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples of question templates."""
+
+    @model_validator(mode="after")
+    def _check_placement(self) -> RunConfig:
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError(
+                f"device = {self.device!r} and device_map = {self.device_map!r} exclude each "
+                "other, as the map chooses the devices; leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_sublayers(self) -> RunConfig:

@@ -15,7 +15,7 @@ from excise.evaluation import predict
 from excise.metrics import METRICS, value
 from excise.models import LoadedModel, packed_linears, unpacked
 from excise.patches import Patch
-from excise.scoring import reusing
+from excise.scoring import KeptStates, reusing
 from excise.types import Instance, Neuron, Predictions, Task
 
 Objective = Literal["accuracy", "log_share"]
@@ -57,6 +57,7 @@ class TunePanel:
     asked: int = 0
     """Sets measured."""
     _known: dict[frozenset[Neuron], Measured] = field(default_factory=dict)
+    _kept: KeptStates | None = None
 
     @property
     def prompts(self) -> int:
@@ -80,6 +81,12 @@ class TunePanel:
             self._known[key] = measured(said, self.objective)
         return self._known[key]
 
+    def expect(self, parts: Sequence[Sequence[Neuron]]) -> None:
+        """Say which parts are measured next, so that they share what they have in common."""
+        if self._kept is not None:
+            left = [frozenset(own) for own in parts if frozenset(own) not in self._known]
+            self._kept.expect([part(self.patch, own).changes for own in left])
+
     def known(self, neurons: Sequence[Neuron]) -> Measured | None:
         """What was measured before; None where nothing was."""
         return self._known.get(frozenset(neurons))
@@ -93,11 +100,12 @@ class TunePanel:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """A block in which many parts are measured: what no patch touches is packed once."""
-        with (
-            packed_linears(self.loaded.model),
-            reusing(self.loaded, self.scoring) as self._kept,
-        ):
-            yield
+        with packed_linears(self.loaded.model), reusing(self.loaded, self.scoring) as kept:
+            self._kept = kept
+            try:
+                yield
+            finally:
+                self._kept = None
 
 
 def part(patch: Patch, neurons: frozenset[Neuron] | set[Neuron]) -> Patch:
@@ -146,12 +154,14 @@ def one_by_one(panel: TunePanel, neurons: Sequence[Neuron]) -> tuple[dict[str, A
         minus the patch). `alone`: what it changes by itself (it alone minus the original).
     """
     everything = panel.patch.neurons
+    others = {n: [other for other in everything if other != n] for n in neurons}
+    panel.expect([(), everything, *(own for n in neurons for own in (others[n], [n]))])
     original, patched = panel.measure(()), panel.measure(everything)
     base: dict[str, Any] = {"original": asdict(original), "patched": asdict(patched)}
     without, alone = [], []
     for neuron in neurons:
         names = {"module": neuron.module, "index": neuron.index}
-        rest = panel.measure([other for other in everything if other != neuron])
+        rest = panel.measure(others[neuron])
         without.append({**names, **rest.minus(patched)})
         alone.append({**names, **panel.measure([neuron]).minus(original)})
     return {**base, "neurons": without}, {**base, "neurons": alone}

@@ -17,6 +17,7 @@ from excise.methods.resuming import KeptSums, digest_of
 from excise.metrics import METRICS, value
 from excise.models import LoadedModel, packed_linears, unpacked
 from excise.patches import Patch, factor_of
+from excise.scoring import reusing
 from excise.selection import CurvePoint, RankedNeuron, choose, first_best, golden_section, top
 from excise.splits import sample
 from excise.types import Instance, Predictions, Task
@@ -202,7 +203,11 @@ def choose_patch(
         return valued(n, answers(n, instances))
 
     packed = config.scoring.mode == "scoring"
-    with packed_linears(loaded.model) if packed else nullcontext():
+    with (
+        packed_linears(loaded.model) if packed else nullcontext(),
+        reusing(loaded, config.scoring) as kept,
+    ):
+        kept.expect([patch(n).changes for n in _competing(config)])
         if selection.search == "golden_section":
             # The authors compare accuracies in per cent, rounded to two decimals.
             points = list(
@@ -212,7 +217,7 @@ def choose_patch(
             )
             best = first_best(points)
         else:
-            numbers = sorted(set(selection.grid))
+            numbers = _competing(config)
             if selection.search == "racing":
                 finished = raced(numbers, instances, answers)
                 points = [CurvePoint(n, valued(n, said)) for n, said in finished.items()]
@@ -238,6 +243,15 @@ def _largest(config: Preset) -> int:
     if selection.search == "golden_section":
         return selection.golden_section[1]
     return max(selection.grid)
+
+
+def _competing(config: Preset) -> Sequence[int]:
+    """Ascending, the numbers of neurons that a search may ask."""
+    selection = config.selection
+    if selection.search == "golden_section":
+        low, high, _ = selection.golden_section
+        return range(low, high + 1)
+    return sorted(set(selection.grid))
 
 
 def _patch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -14,6 +15,11 @@ from excise.types import Neuron
 
 Factor = float | Sequence[float]
 """One factor for all neurons, or one for each."""
+
+Changes = tuple[tuple[Neuron, float], ...]
+"""Neurons with the factors that their outputs are multiplied by."""
+
+_in_force: WeakKeyDictionary[nn.Module, tuple[Changes, ...]] = WeakKeyDictionary()
 
 
 def by_module(neurons: Sequence[Neuron]) -> dict[str, list[int]]:
@@ -67,20 +73,34 @@ def _product(values: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
     return torch.where(by == 0.0, 0.0, values.to(by.dtype) * by).to(values.dtype)
 
 
+def changes_in_force(model: nn.Module) -> tuple[Changes, ...]:
+    """What the `scaled_outputs` blocks around this place do to a model, the outermost first."""
+    return _in_force.get(model, ())
+
+
+def changes_of(neurons: Sequence[Neuron], factor: Factor = 0.0) -> Changes:
+    """Neurons with their factors, as `changes_in_force` tells them."""
+    factors = [factor] * len(neurons) if isinstance(factor, int | float) else list(factor)
+    return tuple((neuron, float(own)) for neuron, own in zip(neurons, factors, strict=True))
+
+
 @contextmanager
 def scaled_outputs(
     model: nn.Module, neurons: Sequence[Neuron], factor: Factor = 0.0
 ) -> Iterator[None]:
     """`scale_outputs` for the length of a `with` block; the weights come back bit for bit."""
     check(model, neurons)
+    before = changes_in_force(model)
     saved: Mapping[str, tuple[torch.Tensor, torch.Tensor | None]] = {
         module: _rows(_linear(model, module, indices), indices)
         for module, indices in by_module(neurons).items()
     }
     try:
         scale_outputs(model, neurons, factor)
+        _in_force[model] = (*before, changes_of(neurons, factor))
         yield
     finally:
+        _in_force[model] = before
         with torch.no_grad():
             for module, indices in by_module(neurons).items():
                 linear = _linear(model, module, indices)
@@ -105,6 +125,11 @@ def _linear(model: nn.Module, module: str, indices: Sequence[int]) -> LinearMap:
         ) from None
     if not is_linear(linear):
         raise PatchError(f"module {module!r} is a {type(linear).__name__}, not a linear map.")
+    if linear.weight.is_meta:
+        raise PatchError(
+            f"the weights of module {module!r} are offloaded, so they cannot be changed; load the "
+            "model onto devices that hold all of it."
+        )
     size = output_rows(linear).shape[0]
     for index in indices:
         if not 0 <= index < size:

@@ -21,8 +21,8 @@ from excise.patches.adapter import (
     check_files,
     digests,
 )
+from excise.patches.edit import Changes, changes_of, scale_outputs, scaled_outputs
 from excise.patches.edit import check as check_neurons
-from excise.patches.edit import scale_outputs, scaled_outputs
 from excise.types import Neuron
 
 SCHEMA_VERSION = 1
@@ -129,6 +129,11 @@ class Patch:
         self.check(model, force=force)
         with scaled_outputs(_module(model), self.neurons, self.factors or self.factor):
             yield
+
+    @property
+    def changes(self) -> Changes:
+        """Every neuron with its factor."""
+        return changes_of(self.neurons, self.factors or self.factor)
 
     def apply(self, model: LoadedModel | Any, *, force: bool = False) -> None:
         """Excise for good: **the model is changed in place**.

@@ -43,16 +43,33 @@ def budget(loaded: LoadedModel, *, max_tokens: int, max_memory_mib: int) -> Budg
         max_tokens: upper bound of the tokens, whatever the memory.
         max_memory_mib: memory in MiB.
     """
-    config = loaded.model.config
-    bytes_each = loaded.model.dtype.itemsize
-    hidden = _size(config, "hidden_size", "d_model", "n_embd")
-    inner = _size(config, "intermediate_size", "d_ff", "ffn_dim", "n_inner") or 4 * hidden
     half = max_memory_mib * _MIB // 2
-    token = (12 * hidden + 4 * inner) * bytes_each
-    row = _size(config, "vocab_size") * (bytes_each + 4)
+    token, row = _costs(loaded)
     return Budget(
         tokens=max(1, min(max_tokens, half // max(token, 1))), rows=max(1, half // max(row, 1))
     )
+
+
+def unused(loaded: LoadedModel, *, max_tokens: int, max_memory_mib: int) -> int:
+    """Bytes of the given memory that a pass within `budget` leaves free, by the same rule."""
+    limit = budget(loaded, max_tokens=max_tokens, max_memory_mib=max_memory_mib)
+    token, row = _costs(loaded)
+    # No more positions are scored than tokens forwarded.
+    used = limit.tokens * token + min(limit.rows, limit.tokens) * row
+    return max(0, max_memory_mib * _MIB - used)
+
+
+def hidden_size(loaded: LoadedModel) -> int:
+    """Values of a token's hidden state; 0 where the configuration does not say."""
+    return _size(loaded.model.config, "hidden_size", "d_model", "n_embd")
+
+
+def _costs(loaded: LoadedModel) -> tuple[int, int]:
+    """Bytes of a token's activations, and of a row of logits."""
+    config, bytes_each = loaded.model.config, loaded.model.dtype.itemsize
+    hidden = hidden_size(loaded)
+    inner = _size(config, "intermediate_size", "d_ff", "ffn_dim", "n_inner") or 4 * hidden
+    return (12 * hidden + 4 * inner) * bytes_each, _size(config, "vocab_size") * (bytes_each + 4)
 
 
 def out_of_memory(error: BaseException) -> bool:

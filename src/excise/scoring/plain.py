@@ -9,6 +9,7 @@ import torch
 from excise.models import LoadedModel
 from excise.scoring.encoding import EncodedPrompt
 from excise.scoring.memory import Budget, budget, in_batches
+from excise.scoring.reusing import scoring
 from excise.scoring.rows import log_likelihoods, only_rows
 
 
@@ -78,10 +79,15 @@ class PlainScorer:
             places.extend(range(first, first + scored))
             targets.extend(prompts[i].options[o])
         device = self._loaded.device
-        with only_rows(self._loaded.model, torch.tensor(places, device=device)):
+        under_way = scoring(self._loaded, ids.numpy(), mask.numpy())
+        with (
+            only_rows(self._loaded.model, torch.tensor(places, device=device)),
+            under_way.forward(0, ids.numel()),
+        ):
             logits = self._loaded.model(
                 input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
             ).logits[0]
+        under_way.finished()
         at = torch.arange(len(targets), device=device)
         values = log_likelihoods(logits, at, torch.tensor(targets, device=device))
         sizes = [scored for *_, scored in batch]

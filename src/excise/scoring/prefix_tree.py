@@ -16,7 +16,8 @@ import torch
 from excise.models import LoadedModel
 from excise.scoring.encoding import EncodedPrompt
 from excise.scoring.memory import Budget, budget, out_of_memory, shrunk
-from excise.scoring.rows import log_likelihoods
+from excise.scoring.reusing import Scoring, scoring
+from excise.scoring.rows import log_likelihoods, only_rows
 from excise.scoring.tree import PrefixTree, prefix_tree
 from excise.scoring.tree_attention import Kept, step, taking, tree_attention
 
@@ -41,11 +42,12 @@ class PrefixTreeScorer:
         limit: Budget = self._budget
         path: Kept = {}
         start = 0
+        under_way = scoring(self._loaded, tree.tokens, tree.depths, tree.ends)
         with tree_attention(self._loaded.model):
             while start < len(tree):
                 stop = tree.cut(start, limit.tokens, limit.rows)
                 try:
-                    scored, values, following = self._forward(tree, start, stop, path)
+                    scored, values, following = self._forward(tree, start, stop, path, under_way)
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error) or stop - start == 1:
                         raise
@@ -57,10 +59,11 @@ class PrefixTreeScorer:
                 if advance and done[0] < done[1]:
                     advance(int(done[1] - done[0]))
                 path, start = following, stop
+        under_way.finished()
         return [tuple(float(v) for v in values) for values in result]
 
     def _forward(
-        self, tree: PrefixTree, start: int, stop: int, path: Kept
+        self, tree: PrefixTree, start: int, stop: int, path: Kept, under_way: Scoring
     ) -> tuple[slice, list[float], Kept]:
         device = self._loaded.device
         low, high = (int(k) for k in np.searchsorted(tree.predicting, [start, stop]))
@@ -68,12 +71,13 @@ class PrefixTreeScorer:
         # Without anything to predict, one row: an empty head is asked of no model.
         needed = nodes if len(nodes) else np.array([0])
         current = step(tree, start, stop, path, device)
-        with taking(current):
+        # On whatever device the head is: that of the first layer may be another one.
+        head = only_rows(self._loaded.model, torch.from_numpy(needed))
+        with taking(current), under_way.forward(start, stop), head:
             logits = self._loaded.model(
                 input_ids=torch.from_numpy(tree.tokens[start:stop])[None].to(device),
                 position_ids=torch.from_numpy(tree.depths[start:stop])[None].to(device),
                 use_cache=False,
-                logits_to_keep=torch.from_numpy(needed).to(device),
             ).logits[0]
         values: list[float] = []
         if len(nodes):

@@ -23,13 +23,18 @@ def only_rows(model: Any, rows: torch.Tensor) -> Iterator[None]:
 
     def choose(_head: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden = inputs[0]
-        return (hidden.reshape(-1, hidden.shape[-1])[rows][None], *inputs[1:])
+        return (hidden.reshape(-1, hidden.shape[-1])[rows.to(hidden.device)][None], *inputs[1:])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(choose)
     try:
         yield
     finally:
         handle.remove()
+
+
+def widened(logits: torch.Tensor) -> torch.Tensor:
+    """Logits in float32 at least, as they are normalised; those in float64 as they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def log_likelihoods(

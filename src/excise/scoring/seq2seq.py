@@ -19,7 +19,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from excise.models import LoadedModel
 from excise.scoring.encoding import EncodedPrompt
 from excise.scoring.memory import Budget, budget, in_batches
-from excise.scoring.rows import log_likelihoods, only_rows
+from excise.scoring.reusing import scoring
+from excise.scoring.rows import log_likelihoods, only_rows, widened
 from excise.types import FloatArray
 
 _PADDING = 1.25
@@ -85,8 +86,7 @@ class Seq2SeqScorer:
     def _score(self, batch: Sequence[_Question], result: list[FloatArray]) -> list[int]:
         """Write the scores of all members; the number of items that each question finishes."""
         device, model = self._loaded.device, self._loaded.model
-        ids, mask = (part.to(device) for part in pad([question.prompt for question in batch]))
-        encoded = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        encoded, mask = self._encoded(batch)
         start = torch.full((len(batch), 1), model.config.decoder_start_token_id, device=device)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         # (question, tokens read behind the start token) -> token -> nats
@@ -134,6 +134,21 @@ class Seq2SeqScorer:
             for item, place, option in question.members:
                 result[item][place] = sum(known[option[:n]][t] for n, t in enumerate(option))
         return [len({item for item, *_ in question.members}) for question in batch]
+
+    def _encoded(self, batch: Sequence[_Question]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The encoder's output for the prompts, [prompts, tokens, hidden], and their mask."""
+        ids, mask = pad([question.prompt for question in batch])
+        under_way = scoring(self._loaded, ids.numpy(), mask.numpy())
+        ids, mask = ids.to(self._loaded.device), mask.to(self._loaded.device)
+        if under_way.output is not None:
+            return under_way.output.view(*ids.shape, -1), mask
+        with under_way.forward(0, ids.numel()):
+            encoder = self._loaded.model.get_encoder()
+            # Logits come to where the first of the inputs is, which is this.
+            encoded = encoder(input_ids=ids, attention_mask=mask).last_hidden_state.to(ids.device)
+            under_way.encoded(encoded)
+        under_way.finished()
+        return encoded, mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +218,7 @@ def token_log_likelihoods(
     ids, mask = pad([item.prompt for item in batch])
     encoded = loaded.model.get_encoder()(
         input_ids=ids.to(device), attention_mask=mask.to(device)
-    ).last_hidden_state
+    ).last_hidden_state.to(device)
     sizes = [len(item.options) for item in batch]
     repeats = torch.tensor(sizes, device=device)
     options = [option for item in batch for option in item.options]
@@ -218,8 +233,8 @@ def token_log_likelihoods(
         decoder_input_ids=inputs.to(device),
         use_cache=False,
     ).logits
-    scored = logits.float().log_softmax(-1).gather(-1, targets.to(device)[..., None])[..., 0]
-    return list((scored * kept.to(device)).split(sizes))
+    scored = widened(logits).log_softmax(-1).gather(-1, targets.to(device)[..., None])[..., 0]
+    return list(torch.split(scored * kept.to(device), sizes))
 
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -106,7 +106,7 @@ def prefix_tree(prompts: Sequence[EncodedPrompt]) -> PrefixTree:
     )
 
 
-def shared_length(left: Sequence[int], right: Sequence[int]) -> int:
+def shared_length(left: Sequence[object], right: Sequence[object]) -> int:
     """Length of the common prefix."""
     for place, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:

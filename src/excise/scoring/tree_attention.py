@@ -42,6 +42,13 @@ class _Block:
     """[q, k] tokens from the key to the query, for sliding windows."""
     masks: dict[tuple[int | None, int, torch.dtype], torch.Tensor] = field(default_factory=dict)
 
+    def to(self, device: torch.device) -> _Block:
+        """A copy on another device."""
+        places, visible, distance = (
+            part.to(device) for part in (self.places, self.visible, self.distance)
+        )
+        return _Block(self.start, self.stop, places, visible, distance)
+
     def mask(self, window: int | None, groups: int, dtype: torch.dtype) -> torch.Tensor:
         """[groups * q, k] what is added to the attention logits."""
         key = (window, groups, dtype)
@@ -63,6 +70,16 @@ class Step:
     """What the run before left."""
     kept: Kept = field(default_factory=dict)
     """What this run leaves."""
+    _elsewhere: dict[torch.device, Step] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> Step:
+        """The same run for the layers of another device; what it leaves is shared."""
+        if device == self.keep.device:
+            return self
+        if device not in self._elsewhere:
+            blocks = [block.to(device) for block in self.blocks]
+            self._elsewhere[device] = Step(blocks, self.keep.to(device), self.path, self.kept)
+        return self._elsewhere[device]
 
 
 def step(
@@ -147,8 +164,8 @@ def _attend(
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of one layer; [1, heads, n, size] of queries, as transformers calls it."""
-    now = _current
-    assert now is not None, "a forward pass outside `taking`"
+    assert _current is not None, "a forward pass outside `taking`"
+    now = _current.on(query.device)
     assert attention_mask is None, "the tree decides what is visible"
     for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,8 @@ from excise.methods.guarded.search import Move, Search, State
 from excise.methods.method import Excision, Fitted, Fitting
 from excise.methods.resuming import digest_of
 from excise.models import LoadedModel, packed_linears, unpacked
-from excise.patches import Patch, factor_of, scaled_outputs
+from excise.patches import Patch, changes_of, factor_of, scaled_outputs
+from excise.scoring import KeptStates, reusing
 from excise.types import Neuron
 
 
@@ -68,22 +69,24 @@ class Guarded:
             original = Reading.of(notes.once("original", (), lambda: panel.read().listed()))
         others = other_tasks(loaded, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(guard.max_loss, original) | {o.name: o.limit for o in others}
-        judge = _Judge(loaded, panel, others, notes)
-        search = Search(judge, original, limits, min(sizes), guard)
-        ranking = None if guard.proposals == "effects" else self._ranking(fitting, cost)
-        proposer = Proposer(loaded, task, config, asked, cost.attributed, ranking)
-        scores: dict[Move, float] = {}
-        for number in range(guard.rounds):
-            fitting.progress.stage(f"{task.name}: proposing neurons (round {number + 1})")
-            proposed = judge.proposals(proposer, search.state, first=number == 0)
-            scores |= proposed
-            fitting.progress.stage(f"{task.name}: measuring neurons (round {number + 1})")
+        with reusing(loaded, config.scoring) as states:
+            judge = _Judge(loaded, panel, others, notes, states)
+            search = Search(judge, original, limits, min(sizes), guard)
+            ranking = None if guard.proposals == "effects" else self._ranking(fitting, cost)
+            proposer = Proposer(loaded, task, config, asked, cost.attributed, ranking)
+            scores: dict[Move, float] = {}
+            for number in range(guard.rounds):
+                fitting.progress.stage(f"{task.name}: proposing neurons (round {number + 1})")
+                states.expect(())  # gradients need the memory
+                proposed = judge.proposals(proposer, search.state, first=number == 0)
+                scores |= proposed
+                fitting.progress.stage(f"{task.name}: measuring neurons (round {number + 1})")
+                with packed_linears(loaded.model):
+                    grew = search.extend(tuple(proposed))
+                if not grew:
+                    break
             with packed_linears(loaded.model):
-                grew = search.extend(tuple(proposed))
-            if not grew:
-                break
-        with packed_linears(loaded.model):
-            search.finish()
+                search.finish()
         patch = Patch(
             neurons=tuple(move.neuron for move in search.state),
             scores=tuple(scores[move] for move in search.state),
@@ -166,6 +169,7 @@ class _Judge:
     panel: Panel
     others: tuple[OtherTask, ...]
     notes: _Notes
+    states: KeptStates
     kept: dict[tuple[frozenset[Move], int, int], Reading] = field(default_factory=dict)
 
     def read(self, state: State, start: int, stop: int) -> Reading:
@@ -180,6 +184,11 @@ class _Judge:
     def _read(self, state: State, start: int, stop: int) -> Reading:
         with self.patched(state):
             return self.panel.read(start, stop)
+
+    def expect(self, states: Sequence[State]) -> None:
+        self.states.expect(
+            [changes_of([m.neuron for m in s], [m.factor for m in s]) for s in states]
+        )
 
     def other_losses(self, state: State) -> Mapping[str, float]:
         def measured() -> dict[str, float]:

@@ -37,6 +37,10 @@ class Judge(Protocol):
         """What the model answers to some of the panel's questions under these moves."""
         ...
 
+    def expect(self, states: Sequence[State]) -> None:
+        """Be told which states are asked about next, to prepare what they share."""
+        ...
+
     def other_losses(self, state: State) -> Mapping[str, float]:
         """What these moves cost on other tasks, by guard."""
         ...
@@ -91,11 +95,13 @@ class Search:
         grew = True
         while grew and finalists and len(self.state) < self.config.neurons:
             grew = False
+            self._expect(finalists)
             for move in list(finalists):
                 if len(self.state) >= self.config.neurons:
                     break
                 if move in self._free(finalists) and self._accept((*self.state, move)):
                     finalists = self._free(finalists)
+                    self._expect(finalists)
                     grew = True
         return self.state != before
 
@@ -110,6 +116,7 @@ class Search:
         self._shrink()
 
     def _shrink(self) -> None:
+        self._expect_smaller()
         for move in reversed(self.state[:-1]):
             rest = tuple(kept for kept in self.state if kept != move)
             reading = self.judge.read(rest, 0, len(self.original.correct))
@@ -118,6 +125,7 @@ class Search:
             losses = self._losses(rest, reading, slack=0.0)
             if losses is not None:
                 self.path.append(Step(rest, reading, losses))
+                self._expect_smaller()
 
     def reason(self) -> str:
         """Why nothing was accepted; empty where something was."""
@@ -133,6 +141,13 @@ class Search:
         taken = {move.neuron for move in self.state}
         return [move for move in moves if move.neuron not in taken]
 
+    def _expect(self, moves: Sequence[Move]) -> None:
+        self.judge.expect([(*self.state, move) for move in moves])
+
+    def _expect_smaller(self) -> None:
+        state = self.state
+        self.judge.expect([tuple(m for m in state if m != move) for move in reversed(state[:-1])])
+
     def _now(self) -> Reading:
         return self.path[-1].reading if self.path else self.original
 
@@ -140,6 +155,7 @@ class Search:
         """Successive halving: all candidates on few questions, the best on all of them."""
         base = self._now()
         few = base.first(self.screening)
+        self._expect(candidates)
         first = {c: self.judge.read((*self.state, c), 0, self.screening) for c in candidates}
         ranked = sorted(candidates, key=lambda c: -self._score(first[c], few))
         promising = [c for c in ranked if self._score(first[c], few) > 0]

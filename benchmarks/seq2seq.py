@@ -1,7 +1,8 @@
 """Options of BBQ-Age scored by an encoder-decoder model of Flan-T5-small's shape: against lm-eval.
 
 Weights are random, and token ids come from the default model's tokenizer, cut to the vocabulary:
-both cost what real ones cost.
+both cost what real ones cost. The head is scaled as where it is the embeddings' own weights:
+without that and without training a token would have tens of nats, and rounding is relative.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def small_t5(items: int) -> tuple[LoadedModel, list[EncodedPrompt]]:
         EncodedPrompt(ids(task.prompt(task.instructions[0], i)), tuple(map(ids, i.options)))
         for i in task.instances[:items]
     ]
-    loaded = wrap(
-        T5ForConditionalGeneration(config), tokenizer, name="t5", apply_chat_template="no"
-    )
+    model = T5ForConditionalGeneration(config)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(config.d_model**-0.5)
+    loaded = wrap(model, tokenizer, name="t5", apply_chat_template="no")
     return loaded, prompts

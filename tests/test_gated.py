@@ -227,7 +227,7 @@ def test_a_planted_pair_is_scaled_within_the_limits() -> None:
     described = fitted.describe()
     assert described["chosen"]["exceeded"] is None
     assert described["neurons"] == len(fitted.patch) == described["chosen"]["neurons"]
-    assert len(described["tried"]) == 3 * 3
+    assert len(described["tried"]) == 3 * 2
     assert all(0.0 <= factor <= 2.0 for factor in fitted.patch.by_neuron.values())
     assert weights_digest(model.model) == model.digest
     assert Gated().excise(fitting(model)).patch == fitted.patch

@@ -55,6 +55,7 @@ def run(
         tasks = choice_tasks(config)
         progress.stage("loading the model")
         loaded = load_model(config, model, tokenizer)
+        loaded.refuse_offloaded("locating and excising neurons")
         progress.plan(sum(work(config, task) for task in tasks))
         results = tuple(run_task(loaded, task, config, progress, journal) for task in tasks)
         patch = reduce(or_, (result.best.patch for result in results))
@@ -181,6 +182,7 @@ def load_model(config: RunConfig, model: Any = None, tokenizer: Any = None) -> L
         config.model,
         dtype=config.dtype,
         device=config.device,
+        device_map=config.device_map,
         revision=config.revision,
         apply_chat_template=config.apply_chat_template,
         neurons=config.neurons,

@@ -14,6 +14,7 @@ import torch
 from excise.config import AttributionConfig
 from excise.models import LoadedModel, Site
 from excise.scoring.encoding import EncodedPrompt
+from excise.scoring.rows import widened
 from excise.scoring.seq2seq import pad, token_log_likelihoods
 
 
@@ -116,9 +117,10 @@ class BranchLayout:
             position_ids=positions.to(device),
             attention_mask=mask[:, None].to(device),
             use_cache=False,
-            logits_to_keep=torch.arange(self._prompt - 1, width, device=device),
+            # A number, not places: these would have to be on the device of the last layer.
+            logits_to_keep=width - self._prompt + 1,
         ).logits
-        scored = logits.float().log_softmax(-1)
+        scored = widened(logits).log_softmax(-1)
         # One look-up for all rows: each would write a gradient of the whole tensor.
         owners: list[int] = []
         columns: list[int] = []
@@ -171,7 +173,7 @@ class RowLayout:
             values = []
             for option in item.options:
                 first = len(item.prompt) - 1
-                scored = logits[row, first : first + len(option)].float().log_softmax(-1)
+                scored = widened(logits[row, first : first + len(option)]).log_softmax(-1)
                 value = scored[range(len(option)), list(option)]
                 values.append(torch.nn.functional.pad(value, (0, longest - len(option))))
                 row += 1

@@ -143,12 +143,16 @@ def recording(
 
     Parameters need no gradient: the graph starts at the input embeddings. Hooks and
     `requires_grad` flags are restored on leaving.
+
+    Raises:
+        ModelError: some weights are offloaded.
     """
     keep = (
         frozenset(site.module for site in sites if site.over_input)
         if config.order == "subtract_then_max"
         else frozenset()
     )
+    loaded.refuse_offloaded("attribution")
     recorder = recorder or Recorder(config, keep_tokens=keep)
     wanted = {id(p): p.requires_grad for p in loaded.model.parameters()}
     handles = []

@@ -324,6 +324,7 @@ def _subtracted(
     config: AttributionConfig,
 ) -> torch.Tensor:
     """Equation 2 per token, then equation 4: only where both answers share their positions."""
+    biased, gold = biased.cpu(), gold.cpu()  # modules may be on several devices
     keep = ~biased.isnan().any(dim=-1)
     skill = (second[:, None, None] * gold.double().nan_to_num()).clamp(min=0)
     product = first[:, None, None] * biased.double().nan_to_num() - config.skill_weight * skill

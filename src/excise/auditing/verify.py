@@ -129,6 +129,8 @@ def verify(
             if given is not None
         }
     )
+    if device is not None:
+        config = config.model_copy(update={"device_map": None})
     progress.stage("loading the data")
     tasks = {task.name: task for task in load_tasks(config)}
     checks += check_inputs(stored, tasks, config)

@@ -32,6 +32,15 @@ LogSamples = Annotated[
         "--log-samples", help="Write every answer as samples_TASK_STATE.jsonl, as lm-eval does."
     ),
 ]
+CompareDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--compare-dtype",
+        metavar="float32|bfloat16|float16",
+        help="Ask the same in this precision too, and count the choices that differ.",
+        show_default=False,
+    ),
+]
 
 
 def evaluate(
@@ -45,7 +54,9 @@ def evaluate(
     log_samples: LogSamples = False,
     seed: options.Seed = None,
     dtype: options.Dtype = None,
+    compare_dtype: CompareDtype = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
     data_dir: options.DataDir = None,
     config: options.Config = None,
     apply_chat_template: options.ChatTemplate = None,
@@ -74,8 +85,29 @@ def evaluate(
         raise ConfigError("--log-samples needs --out: samples are files.")
     with watching(context.obj, quiet=quiet) as progress:
         from excise.cli.patches import joined
-        from excise.evidence import keeping, refuse_existing
-        from excise.measuring import measure, record, write
+        from excise.evidence import PartsFile, keeping, refuse_existing
+        from excise.measuring import (
+            Deviation,
+            Measured,
+            check_other_dtype,
+            deviations,
+            measure,
+            record,
+            write,
+        )
+
+        if compare_dtype:
+            check_other_dtype(resolved, compare_dtype)
+
+        def asked(
+            parts: PartsFile | None = None,
+        ) -> tuple[tuple[Measured, ...], tuple[Deviation, ...]]:
+            measured = measure(resolved, patches, progress, force=force, journal=parts)
+            if not compare_dtype:
+                return measured, ()
+            return measured, deviations(
+                measured, resolved, compare_dtype, patches, progress, force=force, journal=parts
+            )
 
         patches = joined(patch) if patch else None
         if out:
@@ -84,19 +116,20 @@ def evaluate(
                 context.obj.kept = parts
                 if parts.found:
                     progress.stage(f"going on after {parts.found} finished parts")
-                measured = measure(resolved, patches, progress, force=force, journal=parts)
-                document = record(measured, resolved)
+                measured, precision = asked(parts)
+                document = record(measured, resolved, precision)
                 write(measured, document, resolved, out, samples=log_samples)
             context.obj.written = out
         else:
-            measured = measure(resolved, patches, progress, force=force)
-            document = record(measured, resolved)
+            measured, precision = asked()
+            document = record(measured, resolved, precision)
     if as_json:
         typer.echo(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
         return
     if not quiet:
-        from excise.cli.evaluation import print_evaluation
+        from excise.cli.evaluation import print_evaluation, print_precision
 
         print_evaluation(context.obj.out, measured, document)
+        print_precision(context.obj.out, precision)
     if out:
         typer.echo(out if quiet else f"\nFolder: {out}")

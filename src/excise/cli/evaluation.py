@@ -11,7 +11,7 @@ from excise.cli.summary import UNITS, by_metric, headline
 from excise.cli.tables import UNDEFINED, Cell, Row, counted, print_table
 from excise.cli.values import better, shown, shown_difference, shown_interval, title
 from excise.cli.words import FEW_TEMPLATES, Record, meaning
-from excise.measuring import Measured
+from excise.measuring import Deviation, Measured
 from excise.metrics import METRICS, Metric, metrics_of
 from excise.types import PromptTask
 
@@ -44,6 +44,21 @@ def print_evaluation(
                     console.print(f"Note: {METRICS[metric].title}: undefined: {reason}.")
         for note in _notes(entry, {m: paired[m] for m in told if m in paired}):
             console.print(note)
+
+
+def print_precision(console: Console, found: Sequence[Deviation]) -> None:
+    """Print a line for each task and state: what differs from another precision."""
+    for one in found:
+        parts = []
+        if one.answers:
+            what = "choices" if one.largest_nats is not None else "answers"
+            parts.append(f"{one.differ:,} of {one.answers:,} {what} differ")
+        if one.largest_nats is not None:
+            parts.append(f"log-likelihoods by up to {one.largest_nats:.2g} nats")
+        console.print(
+            f"{one.task}, {one.state}, {one.dtype} against {one.other}: {'; '.join(parts)}.",
+            soft_wrap=True,
+        )
 
 
 def _print_metrics(

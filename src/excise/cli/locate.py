@@ -42,6 +42,7 @@ def locate(
     seed: options.Seed = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
     data_dir: options.DataDir = None,
     config: options.Config = None,
     apply_chat_template: options.ChatTemplate = None,
@@ -73,6 +74,7 @@ def locate(
         tasks = pipeline.choice_tasks(resolved)
         progress.stage("loading the model")
         loaded = pipeline.load_model(resolved)
+        loaded.refuse_offloaded("locating neurons")
         progress.plan(sum(_work(resolved, entry) for entry in tasks))
         choices = {entry.name: _choose(loaded, entry, resolved, progress) for entry in tasks}
         patch = reduce(or_, (_with_curve(choice) for choice in choices.values()))

@@ -103,6 +103,15 @@ Device = Annotated[
     str | None,
     typer.Option(metavar="auto|cpu|cuda", help="Any torch device.", show_default=False),
 ]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        metavar="auto|balanced|sequential",
+        help="Spread a model that is too large for one GPU over all of them.",
+        show_default=False,
+    ),
+]
 DataDir = Annotated[
     str | None,
     typer.Option(
@@ -248,6 +257,7 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
     "controls": ("controls",),
     "dtype": ("dtype",),
     "device": ("device",),
+    "device_map": ("device_map",),
     "data_dir": ("data_dir",),
     "apply_chat_template": ("apply_chat_template",),
     "split_by": ("split_by",),

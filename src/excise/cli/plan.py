@@ -50,6 +50,7 @@ def plan(
     controls: options.Controls = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
     data_dir: options.DataDir = None,
     config: options.Config = None,
     apply_chat_template: options.ChatTemplate = None,

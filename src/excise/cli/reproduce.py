@@ -59,6 +59,7 @@ def reproduce(
     seed: options.Seed = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
     data_dir: options.DataDir = None,
     assignments: options.Set = None,
     quiet: options.Quiet = False,

@@ -38,6 +38,7 @@ def run(
     controls: options.Controls = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
     data_dir: options.DataDir = None,
     config: options.Config = None,
     apply_chat_template: options.ChatTemplate = None,

@@ -103,6 +103,7 @@ def reproduce(
     configs = [configure(entry, model, scale, options or {}) for entry in wanted]
     progress.stage("loading the model")
     loaded = loaded or load_model(configs[0])
+    loaded.refuse_offloaded("an experiment")
     lab = Lab(
         loaded,
         configs[0],

@@ -14,18 +14,31 @@ from excise.config import RunConfig
 from excise.errors import NonFiniteError
 from excise.evidence import code_digest, environment
 from excise.measuring.measure import Measured
+from excise.measuring.precision import Deviation, recorded
 from excise.metrics import Metric, metrics_of, spread, value
 from excise.statistics import Pair, PooledEstimate, bootstrap, judged, pooled_difference
 from excise.types import Answers, Continuations, PromptTask
 
 
-def record(measured: Sequence[Measured], config: RunConfig) -> dict[str, Any]:
+def record(
+    measured: Sequence[Measured], config: RunConfig, precision: Sequence[Deviation] = ()
+) -> dict[str, Any]:
     """Everything that was measured, as JSON values.
 
     Beside lm-eval's keys: `paired` (original against patched with intervals), `groups` (each metric
-    within each group), `undefined` (why a metric has no value) and `variants` (which definition of
-    a score the model allowed).
+    within each group), `undefined` (why a metric has no value), `variants` (which definition of
+    a score the model allowed), and `precision` where another one was compared with.
+
+    Args:
+        measured: what was measured.
+        config: what was asked for.
+        precision: how far the answers are from those in another precision.
     """
+    document = _document(measured, config)
+    return document | {"precision": recorded(precision)} if precision else document
+
+
+def _document(measured: Sequence[Measured], config: RunConfig) -> dict[str, Any]:
     return {
         "results": {entry.task.name: _row(entry, config) for entry in measured},
         "paired": _paired(measured, config),

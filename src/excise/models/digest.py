@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import nn
 
+from excise.models.placement import weights
+
 
 def weights_digest(model: nn.Module) -> str:
     """sha256 over names, shapes and values of all parameters.
@@ -18,8 +20,9 @@ def weights_digest(model: nn.Module) -> str:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    for name, values_of in sorted(weights(model).items()):
+        parameter = values_of()
         digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
-        values = parameter.detach().to(device="cpu", dtype=torch.float32).contiguous()
+        values = parameter.to(device="cpu", dtype=torch.float32).contiguous()
         digest.update(values.view(-1).numpy().tobytes())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from excise.errors import ModelError
 from excise.models.architectures import DESCRIBED, Architecture, Site, layout_of, sites
 from excise.models.digest import weights_digest
 from excise.models.linear import LinearMap, is_linear
+from excise.models.placement import input_device, nowhere, offloaded
 from excise.models.probe import probe
 
 
@@ -99,9 +100,41 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the input embeddings live."""
-        device: torch.device = next(self.model.parameters()).device
-        return device
+        """Where the input embeddings compute: what is asked goes there."""
+        return input_device(self.model)
+
+    def refuse_spread(self, purpose: str) -> None:
+        """Refuse a model on several devices where all of it must be on one.
+
+        Args:
+            purpose: what was asked for, as the beginning of the message.
+
+        Raises:
+            ModelError: its weights are on several devices, or offloaded.
+        """
+        self.refuse_offloaded(purpose)
+        devices = sorted({str(parameter.device) for parameter in self.model.parameters()})
+        if len(devices) > 1:
+            raise ModelError(
+                f"{purpose} needs all of {self.name!r} on one device, and it is spread over "
+                f"{', '.join(devices)}; leave out --device-map."
+            )
+
+    def refuse_offloaded(self, purpose: str) -> None:
+        """Refuse weights that are in the model during a forward pass only.
+
+        Args:
+            purpose: what was asked for, as the beginning of the message.
+
+        Raises:
+            ModelError: some weights are kept in the main memory or on disk meanwhile.
+        """
+        if offloaded(self.model):
+            raise ModelError(
+                f"{purpose} needs all weights of {self.name!r} in place, and some are offloaded to "
+                "the main memory or to disk; take devices with more memory, --dtype bfloat16, or "
+                "a smaller model."
+            )
 
     def linear(self, module: str) -> LinearMap:
         """The linear map of that name."""
@@ -135,9 +168,9 @@ def wrap(
         no_neurons: which linear maps hold none, beside `neurons`.
 
     Raises:
-        ModelError: quantised or offloaded weights, `yes` where there is no template to apply, a
-            masked language model without its head, or an encoder-decoder model without a token
-            that its decoder starts from.
+        ModelError: quantised weights or weights without values, `yes` where there is no template to
+            apply, a masked language model without its head, or an encoder-decoder model without a
+            token that its decoder starts from.
         UnsupportedArchitectureError: a layout that nobody describes, or otherwise than it is.
         ConfigError: `neurons` or `no_neurons` is no regular expression, or lacks a group.
     """
@@ -164,9 +197,10 @@ def wrap(
     chat = apply_chat_template == "yes" or (
         apply_chat_template == "auto" and has_template and architecture.kind == "decoder-only"
     )
-    if any(parameter.is_meta for parameter in model.parameters()):
+    if (empty := nowhere(model)) is not None:
         raise ModelError(
-            "some weights are not in memory (meta or offloaded); load the model onto one device."
+            f"weight {empty!r} is not in memory (on the meta device), and nothing brings it there; "
+            "load the checkpoint with from_pretrained."
         )
     if any(not parameter.is_floating_point() for parameter in model.parameters()):
         raise ModelError(

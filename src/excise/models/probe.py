@@ -14,6 +14,7 @@ import torch
 from excise.errors import UnsupportedArchitectureError
 from excise.models.architectures import Site
 from excise.models.linear import output_rows
+from excise.models.placement import input_device
 
 _ROWS, _INPUT, _ANSWER = 2, 5, 3
 """Of the probe; all differ, so that no axis is taken for another."""
@@ -38,7 +39,7 @@ def probe(model: Any, sites: Sequence[Site], *, encoder_decoder: bool) -> None:
         model.get_submodule(site.module).register_forward_hook(_keep(shapes[site.module]))
         for site in sites
     ]
-    device = next(model.parameters()).device
+    device = input_device(model)
     inputs = {"input_ids": _tokens(_INPUT, device)}
     if encoder_decoder:
         inputs["decoder_input_ids"] = _tokens(_ANSWER, device)

@@ -58,6 +58,7 @@ class FineTuning:
         reason = pairs.refuses(fitting.task)
         if reason is not None:
             raise ConfigError(f"{self.name}: {reason}")
+        loaded.refuse_spread("fine-tuning")
         started = time.monotonic()
         data = _Data.of(fitting, chosen, pairs)
         steps = chosen.steps or chosen.epochs * data.epoch

@@ -95,6 +95,6 @@ class Gates:
         def multiply(_: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
             values = self.values[module]
             whole = values.new_ones(self.sizes[module])
-            return output * whole.index_put((self.indices[module],), values).to(output.dtype)
+            return output * whole.index_put((self.indices[module],), values).to(output)
 
         return multiply

@@ -23,7 +23,7 @@ from excise.attribution.effects import (
     log_share,
     share,
 )
-from excise.cli import options
+from excise.cli import resolving
 from excise.config import GuardConfig, RunConfig, ScoringConfig, resolve, to_toml
 from excise.errors import ConfigError, UnknownNameError
 from excise.evaluation import predict
@@ -560,7 +560,7 @@ def test_unknown_guards_and_generated_answers_are_refused(tmp_path: Path) -> Non
 
 def limits_of(*values: str) -> Mapping[str, float]:
     given = SimpleNamespace(params={"max_loss": values or None})
-    return options.resolve(given).guard.max_loss  # type: ignore[arg-type]
+    return resolving.resolve(given).guard.max_loss  # type: ignore[arg-type]
 
 
 def test_limits_on_the_command_line_add_to_the_defaults() -> None:

@@ -176,6 +176,20 @@ def test_one_process_shares_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert parallel.started_as_follower()
 
 
+def test_shares_are_even_in_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two instructions with a short and a long batch each: taking turns would give 2 and 10.
+    batches = [("a", 1), ("b", 5), ("c", 1), ("d", 5)]
+    monkeypatch.setattr("excise.parallel._World.size", 2)
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr("excise.parallel._World.rank", rank)
+        shares.append(parallel.share(batches, lambda batch: batch[1]))
+    assert shares == [[("a", 1), ("b", 5)], [("c", 1), ("d", 5)]]
+    monkeypatch.setattr("excise.parallel._World.size", 1)
+    monkeypatch.setattr("excise.parallel._World.rank", 0)
+    assert parallel.share(batches, lambda batch: batch[1]) == batches
+
+
 def test_short_evaluations_have_parts_to_share_too() -> None:
     task = load_task("testbed")
     assert isinstance(task, Task)

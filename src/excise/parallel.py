@@ -12,11 +12,12 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PATIENCE = timedelta(days=1)
@@ -80,6 +81,26 @@ def size() -> int:
 def follower() -> bool:
     """Whether another process prints and writes."""
     return _World.rank > 0
+
+
+def share(items: Sequence[Item], cost: Callable[[Item], float]) -> list[Item]:
+    """This process's part of some work, in its order.
+
+    The most expensive item goes first, and each to whoever has least so far; among equals to the
+    lowest rank. So every process knows all parts without asking.
+
+    Args:
+        items: all of the work.
+        cost: what an item takes, in any unit.
+    """
+    loads = [0.0] * _World.size
+    mine = []
+    for place in sorted(range(len(items)), key=lambda n: -cost(items[n])):
+        owner = loads.index(min(loads))
+        loads[owner] += cost(items[place])
+        if owner == _World.rank:
+            mine.append(place)
+    return [items[place] for place in sorted(mine)]
 
 
 def together(work: Callable[[], Result]) -> list[Result]:

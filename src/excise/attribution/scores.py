@@ -111,7 +111,7 @@ def attribute(
                     config,
                 )
             ]
-            mine = batches[parallel.rank() :: parallel.size()]
+            mine = parallel.share(batches, _tokens)
             shares = parallel.together(
                 partial(_attribute_share, loaded, recorder, chosen, mine, config, advance)
             )
@@ -197,6 +197,10 @@ def _batches(
         pairs.sort(key=lambda pair: len(pair[1].prompt))
     for start in range(0, len(pairs), config.batch_size):
         yield pairs[start : start + config.batch_size]
+
+
+def _tokens(batch: Pairs) -> int:
+    return sum(len(p.prompt) + sum(map(len, p.options)) for _, p in batch)
 
 
 def _attribute_share(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from excise.cli import options
-from excise.cli.options import resolve
 from excise.cli.progress import watching
+from excise.cli.resolving import resolve
 
 if TYPE_CHECKING:
     from excise.models import LoadedModel

@@ -10,8 +10,8 @@ import typer
 
 from excise import parallel
 from excise.cli import options
-from excise.cli.options import names_of, resolve
 from excise.cli.progress import watching
+from excise.cli.resolving import names_of, resolve
 from excise.cli.run import folder_name
 
 Methods = Annotated[

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from excise.cli import options
-from excise.cli.options import resolve
 from excise.cli.progress import watching
+from excise.cli.resolving import resolve
 from excise.errors import ConfigError
 
 if TYPE_CHECKING:

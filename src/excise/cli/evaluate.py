@@ -10,8 +10,8 @@ import typer
 
 from excise import parallel
 from excise.cli import options
-from excise.cli.options import resolve
 from excise.cli.progress import watching
+from excise.cli.resolving import resolve
 from excise.errors import ConfigError
 
 PatchFolders = Annotated[

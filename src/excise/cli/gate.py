@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from excise.cli.options import assigned_numbers
+from excise.cli.resolving import assigned_numbers
 from excise.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:

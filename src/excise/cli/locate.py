@@ -13,8 +13,8 @@ import typer
 
 from excise import parallel
 from excise.cli import options
-from excise.cli.options import resolve
 from excise.cli.progress import watching
+from excise.cli.resolving import resolve
 from excise.cli.run import folder_name
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import typer
 
 from excise.cli import options
 from excise.cli.progress import watching
+from excise.cli.resolving import given
 from excise.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def reproduce(
     """
     if scale not in ("small", "paper"):
         raise ConfigError(f"--scale must be small or paper, not {scale!r}.")
-    given = options.given(context)
+    said = given(context)
     folder = out or Path("experiments") / _folder_name(names, model)
     with watching(context.obj, quiet=quiet) as progress:
         from excise import experiments
@@ -89,7 +90,7 @@ def reproduce(
                 names,
                 model=model,
                 scale=cast(Literal["small", "paper"], scale),
-                options=given,
+                options=said,
                 journal=parts,
                 progress=progress,
             )

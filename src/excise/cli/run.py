@@ -12,8 +12,9 @@ import typer
 from excise import parallel
 from excise.cli import options
 from excise.cli.dissect import Dissect, dissect_finished
-from excise.cli.options import DEFAULT, resolve
+from excise.cli.options import DEFAULT
 from excise.cli.progress import watching
+from excise.cli.resolving import resolve
 from excise.errors import ExciseError
 
 if TYPE_CHECKING:

@@ -23,9 +23,16 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         for page in pages
     }
     docs = Path(config.docs_dir)
+    groups: dict[str, list[Any]] = {}
     for path in sorted(docs.rglob("*.md")):
         name = path.relative_to(docs)
         if name.as_posix() not in listed and name.parts[0] not in _NO_PAGES:
-            section = _SECTIONS.get(name.parts[0], _OTHERS)
-            sections[section].append(name.as_posix())
+            section = sections[_SECTIONS.get(name.parts[0], _OTHERS)]
+            if len(name.parts) > 2:  # a folder of its own: a group in the section
+                group = name.parts[1]
+                if group not in groups:
+                    groups[group] = []
+                    section.append({group: groups[group]})
+                section = groups[group]
+            section.append(name.as_posix())
     return config

@@ -49,6 +49,18 @@ def golden(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_bound_on_memory_decides_nothing(llama: Path, tmp_path: Path) -> None:
+    found = []
+    for bound in ([], ["--max-memory", 1]):
+        out = tmp_path / f"out-{len(found)}"
+        result = excise("evaluate", llama, "-t", WORKPLACE, "-L", 8, *bound, "--out", out, "--json")
+        assert result.exit_code == 0, result.output
+        found.append(json.loads(result.stdout)["results"]["workplace"])
+        assert f"max_memory_mib = {1 if bound else 1024}\n" in (out / "config.toml").read_text()
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    assert_one_line(excise("evaluate", llama, "--max-memory", 0), "--max-memory")
+
+
 def test_the_run_folder_is_whole(golden: Path) -> None:
     record = json.loads((golden / "run.json").read_text())
     assert record["config"]["selection"]["n"] == 12

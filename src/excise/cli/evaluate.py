@@ -57,6 +57,7 @@ def evaluate(
     compare_dtype: CompareDtype = None,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     data_dir: options.DataDir = None,
     config: options.Config = None,
     apply_chat_template: options.ChatTemplate = None,

@@ -163,6 +163,16 @@ Normalisation = Annotated[
         show_default=False,
     ),
 ]
+MaxMemory = Annotated[
+    int | None,
+    typer.Option(
+        "--max-memory",
+        metavar="MIB",
+        min=1,
+        help="Memory for activations and logits beside the weights, in MiB; decides nothing else.",
+        show_default=False,
+    ),
+]
 Mode = Annotated[
     str | None,
     typer.Option(

@@ -51,6 +51,7 @@ def plan(
     dtype: options.Dtype = None,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     data_dir: options.DataDir = None,
     config: options.Config = None,
     apply_chat_template: options.ChatTemplate = None,

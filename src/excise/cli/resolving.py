@@ -38,6 +38,7 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
     "find_instructions": ("attribution", "instructions"),
     "normalisation": ("scoring", "normalisation"),
     "mode": ("scoring", "mode"),
+    "max_memory": ("scoring", "max_memory_mib"),
     "max_loss": ("guard", "max_loss"),
     "continuations": ("continuation", "continuations"),
     "classifier": ("continuation", "classifier"),

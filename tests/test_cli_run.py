@@ -58,7 +58,7 @@ def test_a_bound_on_memory_decides_nothing(llama: Path, tmp_path: Path) -> None:
         found.append(json.loads(result.stdout)["results"]["workplace"])
         assert f"max_memory_mib = {1 if bound else 1024}\n" in (out / "config.toml").read_text()
     assert found[0] == pytest.approx(found[1], abs=1e-5)
-    assert_one_line(excise("evaluate", llama, "--max-memory", 0), "--max-memory")
+    assert_one_line(excise("evaluate", llama, "--max-memory", 0), "scoring.max_memory_mib")
 
 
 def test_the_run_folder_is_whole(golden: Path) -> None:

@@ -168,7 +168,6 @@ MaxMemory = Annotated[
     typer.Option(
         "--max-memory",
         metavar="MIB",
-        min=1,
         help="Memory for activations and logits beside the weights, in MiB; decides nothing else.",
         show_default=False,
     ),

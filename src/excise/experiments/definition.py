@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from excise.config.section import Section
 from excise.errors import ConfigError
 from excise.metrics import METRICS, metric_named
 
@@ -18,12 +20,6 @@ if TYPE_CHECKING:
 Scale = Literal["small", "paper"]
 Options = Mapping[str, Any]
 """Options of a configuration, nested by section, as in a configuration file."""
-
-
-class Section(BaseModel):
-    """A part of a definition; a name that is not known is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +61,7 @@ class Measure:
         return f"{name} ({self.group})" if self.group else name
 
 
-class Definition(Section):
+class Definition(Section, ABC):
     """An experiment, whatever its kind."""
 
     name: str = ""
@@ -87,6 +83,7 @@ class Definition(Section):
         """What its kind does here, in a line or two for the page."""
         return ()
 
+    @abstractmethod
     def measure(self, lab: Lab) -> Findings:
         """Carry it out.
 
@@ -94,7 +91,6 @@ class Definition(Section):
             NotApplicableError: the model, or this machine, lacks what it needs.
             ExciseError: see `excise.errors`.
         """
-        raise NotImplementedError
 
 
 class NotApplicableError(ConfigError):

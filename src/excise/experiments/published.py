@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-from excise.experiments.definition import Section
+from excise.config.section import Section
 from excise.experiments.findings import UNDEFINED, Reading, Table, scaled, shown
 from excise.experiments.words import named, title_of
 

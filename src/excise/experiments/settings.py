@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from excise.config import RunConfig, resolve
+from excise.config.section import Section
 from excise.errors import ConfigError
-from excise.experiments.definition import Definition, Options, Scale, Section
+from excise.experiments.definition import Definition, Options, Scale
 
 
 class ModelPreset(Section):

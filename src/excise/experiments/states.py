@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import Field
 
+from excise.config.section import Section
 from excise.errors import ExciseError
-from excise.experiments.definition import Options, Section
+from excise.experiments.definition import Options
 from excise.experiments.findings import Chart, Reading, Series, Table, change, scaled, with_spread
 from excise.experiments.fits import ORIGINAL
 from excise.experiments.lab import Lab, Questions

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from excise.experiments.definition import Definition, NotApplicableError, Section
+from excise.config.section import Section
+from excise.experiments.definition import Definition, NotApplicableError
 from excise.experiments.findings import Findings, Reading, Table, shown
 from excise.experiments.fits import ORIGINAL
 from excise.experiments.lab import Lab

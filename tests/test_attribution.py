@@ -655,6 +655,24 @@ def test_filters_of_layers_and_modules() -> None:
     assert sum(m.startswith("encoder") for m in input_side) == 6 * tiny.LAYERS
 
 
+def test_nothing_before_the_first_competing_module_is_differentiated() -> None:
+    model, config = loaded("llama"), AttributionConfig(layers=(1, 1))
+    every = attribute(model, TASK, tiny.INSTANCES, AttributionConfig()).by_module
+    seen: list[bool] = []
+    layers = [model.linear(f"model.layers.{n}.mlp.gate_proj") for n in (0, 1)]
+    handles = [
+        layer.register_forward_hook(lambda _m, _i, output: seen.append(output.requires_grad))
+        for layer in layers
+    ]
+    upper = attribute(model, TASK, tiny.INSTANCES, config).by_module
+    for handle in handles:
+        handle.remove()
+    assert seen == [False, True] * (len(seen) // 2)
+    assert seen
+    for module, values in upper.items():
+        np.testing.assert_array_equal(values, every[module])
+
+
 # Aggregation by hand.
 
 

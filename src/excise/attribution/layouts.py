@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from excise.attribution.attention import kept_probabilities
 from excise.config import AttributionConfig
 from excise.models import LoadedModel, Site
 from excise.scoring.encoding import EncodedPrompt
@@ -112,14 +113,15 @@ class BranchLayout:
                 positions[row, start:end] = torch.arange(length, length + size)
                 mask[row, start:end, first : self._prompt] = True
                 mask[row, start:end, start:end] = torch.ones(size, size, dtype=torch.bool).tril()
-        logits = self._loaded.model(
-            input_ids=ids.to(device),
-            position_ids=positions.to(device),
-            attention_mask=mask[:, None].to(device),
-            use_cache=False,
-            # A number, not places: these would have to be on the device of the last layer.
-            logits_to_keep=width - self._prompt + 1,
-        ).logits
+        with kept_probabilities(self._loaded.model):
+            logits = self._loaded.model(
+                input_ids=ids.to(device),
+                position_ids=positions.to(device),
+                attention_mask=mask[:, None].to(device),
+                use_cache=False,
+                # A number, not places: these would have to be on the device of the last layer.
+                logits_to_keep=width - self._prompt + 1,
+            ).logits
         scored = widened(logits).log_softmax(-1)
         # One look-up for all rows: each would write a gradient of the whole tensor.
         owners: list[int] = []

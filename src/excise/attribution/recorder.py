@@ -141,7 +141,7 @@ def recording(
 
     `recorder` reduces in its own way what arrives; by default as `config` says.
 
-    Parameters need no gradient: the graph starts at the input embeddings. Hooks and
+    Parameters need no gradient: the graph starts at the sites that come first. Hooks and
     `requires_grad` flags are restored on leaving.
 
     Raises:
@@ -161,7 +161,7 @@ def recording(
             parameter.requires_grad_(False)
         rows: list[int] = [1]
         for embedding in _input_embeddings(loaded):
-            handles.append(embedding.register_forward_hook(_start(rows)))
+            handles.append(embedding.register_forward_hook(_count(rows)))
         for site in sites:
             hook = _hook(recorder, site, rows)
             handles.append(loaded.linear(site.module).register_forward_hook(hook))
@@ -177,11 +177,10 @@ def recording(
             parameter.requires_grad_(wanted[id(parameter)])
 
 
-def _start(rows: list[int]) -> Callable[..., None]:
-    """The graph begins here, and here it is seen how many rows there are."""
+def _count(rows: list[int]) -> Callable[..., None]:
+    """Where token vectors are looked up it is seen how many rows there are."""
 
     def forward(_module: object, _inputs: object, output: torch.Tensor) -> None:
-        output.requires_grad_(True)
         rows[0] = output.shape[0]
 
     return forward
@@ -189,7 +188,9 @@ def _start(rows: list[int]) -> Callable[..., None]:
 
 def _hook(recorder: Recorder, site: Site, rows: list[int]) -> Callable[..., None]:
     def forward(_module: object, _inputs: object, output: torch.Tensor) -> None:
-        if output.requires_grad:
+        if torch.is_grad_enabled():
+            # The graph begins at the first of them: nothing before it needs a gradient.
+            output.requires_grad_(True)
             # Detached: a hook that held its own tensor would keep the whole graph alive.
             activation = output.detach()
             # OPT's feed-forward sees [rows x tokens, neurons].

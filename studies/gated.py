@@ -3,9 +3,10 @@
 Prints, after every pass over the teaching questions and for every strength, the accuracy (all,
 ambiguous, disambiguated) and P(gold) per token in disambiguated contexts, first on the templates
 that decide, then on those of the test split. The method itself sees no test answer; whoever changes
-its options after reading this output has used them.
+its options after reading this output has used them. `--test 0` asks none, to choose options by.
 
     python studies/gated.py bbq-disability --trial 1 --test 240
+    python studies/gated.py bbq-disability --trial 1 --test 0 --gate '{"epochs": 7}'
 """
 
 import argparse
@@ -41,20 +42,24 @@ if __name__ == "__main__":
     loaded, task = load(), load_task(given.task)
     config = resolve({"gate": given.gate})
     split = split_instances(task.instances, by="template", seed=0, trial=given.trial)
-    asked, _ = questions(task, split.test, sizes=(given.test,), instructions=2, seed=7)
-    panel = Panel(loaded, task, asked, config.scoring, lambda prompts: None)
-    with packed_linears(loaded.model):
-        print(f"test, original: {shown(panel.read())}")
+    panel = None
+    if given.test:
+        asked, _ = questions(task, split.test, sizes=(given.test,), instructions=2, seed=7)
+        panel = Panel(loaded, task, asked, config.scoring, lambda prompts: None)
+        with packed_linears(loaded.model):
+            print(f"test, original: {shown(panel.read())}")
     judged = method._Judge.tried
 
     def watched(judge, epoch, strength, factors):
         """The state as the method measures it, and on the test items beside it."""
         tried = judged(judge, epoch, strength, factors)
-        scaled = scaled_outputs(loaded.model, tuple(factors), list(factors.values()))
-        with scaled, packed_linears(loaded.model):
-            test = shown(panel.read())
-        deciding = f"{shown(tried.reading)}, exceeded: {tried.exceeded}"
-        print(f"pass {epoch}, strength {strength}: {deciding}; test {test}", flush=True)
+        line = f"pass {epoch}, strength {strength}: {shown(tried.reading)}"
+        line += f", {len(tried.factors)} neurons, exceeded: {tried.exceeded}"
+        if panel is not None:
+            scaled = scaled_outputs(loaded.model, tuple(factors), list(factors.values()))
+            with scaled, packed_linears(loaded.model):
+                line += f"; test {shown(panel.read())}"
+        print(line, flush=True)
         return tried
 
     method._Judge.tried = watched

@@ -68,5 +68,7 @@ if __name__ == "__main__":
     )
     print("limits:", fitted.describe()["limits"], "original:", fitted.describe()["original"])
     patch = fitted.patch
-    with patch.applied(loaded), packed_linears(loaded.model):
-        print(f"test, {len(patch)} neurons: {shown(panel.read())}")
+    print(f"chosen: {len(patch)} neurons")
+    if panel is not None:
+        with patch.applied(loaded), packed_linears(loaded.model):
+            print(f"test: {shown(panel.read())}")

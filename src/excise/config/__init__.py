@@ -6,7 +6,7 @@ from excise.config.locating import AttributionConfig, PatchConfig, SelectionConf
 from excise.config.presets import PRESET_NOTES, PRESETS, Preset
 from excise.config.reading import read_record, resolve, to_toml
 from excise.config.rivals import CalibrationConfig, FinetuningConfig, GateConfig, GuardConfig
-from excise.config.run import RunConfig
+from excise.config.run import Dtype, RunConfig
 from excise.config.section import Count
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ContinuationConfig",
     "Count",
     "DissectionConfig",
+    "Dtype",
     "FinetuningConfig",
     "GateConfig",
     "GuardConfig",

@@ -9,6 +9,10 @@ from pydantic import Field, model_validator
 from excise.config.presets import Preset
 
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+"""Precision of weights."""
+
+
 class RunConfig(Preset):
     """Everything that decides a run's result; saved with it."""
 
@@ -31,7 +35,7 @@ class RunConfig(Preset):
     """File with instructions that replace the task's own."""
     data_dir: str | None = None
     """Folder with the benchmark files; unset, the download cache."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Precision of the weights."""
     device: str = "auto"
     """Any torch device; `auto` takes a GPU where there is one."""

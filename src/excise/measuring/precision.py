@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from excise.config import RunConfig
+from excise.config import Dtype, RunConfig
 from excise.errors import ConfigError, UnknownNameError
 from excise.evaluation import Journal
 from excise.measuring.measure import Measured, measure
@@ -16,7 +16,7 @@ from excise.patches import Patch
 from excise.progress import Progress
 from excise.types import Answers, Continuations, FloatArray, Predictions, Readings
 
-DTYPES = ("float32", "bfloat16", "float16")
+_DTYPES = get_args(Dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ def check_other_dtype(config: RunConfig, other: str) -> None:
         UnknownNameError: no precision of that name.
         ConfigError: that of the evaluation itself.
     """
-    if other not in DTYPES:
-        raise UnknownNameError("dtype", other, DTYPES)
+    if other not in _DTYPES:
+        raise UnknownNameError("dtype", other, _DTYPES)
     if other == config.dtype:
         raise ConfigError(
             f"both sides are {other}: give --dtype or --compare-dtype another precision."

@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from excise.config.presets import Preset
 
-
 Dtype = Literal["float32", "bfloat16", "float16"]
 """Precision of weights."""
 

@@ -67,8 +67,8 @@ def measure(items: int = 4, rounds: int = 5) -> dict[str, Any]:
         },
         max(1, rounds // 2),
     )
-    forward = fast.described("attribution", "forward")
-    captum = slow.described("captum", "attribution")
+    forward = {**fast.described("attribution", "forward"), "items": items}
+    captum = {**slow.described("captum", "attribution"), "items": items}
     scale = np.abs(found["captum"]).max()
     return {
         "keys": {

@@ -59,7 +59,9 @@ def measure(items: int = 48, rounds: int = 1) -> dict[str, Any]:
         },
         rounds,
     )
-    race, grid = sides.described("race", "evaluation"), sides.described("grid", "evaluation")
+    race, grid = (
+        {**sides.described(name, "evaluation"), "items": items} for name in ("race", "grid")
+    )
     full = {point.n: point.objective for point in found["grid"].curve}
     chosen = {name: len(choice.patch) for name, choice in found.items()}
     lost = full[chosen["grid"]] - full[chosen["race"]]

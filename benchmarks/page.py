@@ -33,15 +33,17 @@ WORDS = {
 HEAD = """# Benchmarks
 
 `make bench` measures this page on your machine and writes `benchmarks/latest.json`; a part of it
-comes from `python -m benchmarks scoring`. Every ratio has both sides in one process, in turns, and
-is the median over rounds; above 1 this project's side is the faster. It is of wall time, or with
-`OMP_NUM_THREADS=1` of processor time, which a busy machine disturbs less.
+comes from `python -m benchmarks scoring`. Every ratio has both sides in one process (but for the row
+of two), in turns, and is the median over rounds. A *speed* above 1 is this project's; attribution's
+time and memory and the price of a race are costs, of which less is better. Measurements on one
+thread are of processor time, which a busy machine disturbs less; the others of wall time.
 """
 
 SIDES = """## What is compared
 
 - **Task**: the first items of BBQ-Age (400 unless told otherwise; the table says how many) under
-  one instruction, in float32. Both sides get the same token ids.
+  one instruction, in float32. Both sides get the same token ids. Attribution and captum take a few
+  prompts spread over them, the race a tune sample.
 - **lm-eval**: the `hf` backend of lm-evaluation-harness with the same model object, 16 pairs at
   once. It is timed on an even sample of the batches that it makes, its time scaled by tokens.
 - **Twelve options**: the prompt and the options of lm-eval's own `bbq`, for both sides.

@@ -33,10 +33,11 @@ WORDS = {
 HEAD = """# Benchmarks
 
 `make bench` measures this page on your machine and writes `benchmarks/latest.json`; a part of it
-comes from `python -m benchmarks scoring`. Every ratio has both sides in one process (but for the row
-of two), in turns, and is the median over rounds. A *speed* above 1 is this project's; attribution's
-time and memory and the price of a race are costs, of which less is better. Measurements on one
-thread are of processor time, which a busy machine disturbs less; the others of wall time.
+comes from `python -m benchmarks scoring`. Every ratio has both sides in one process (but for the
+row of two), in turns, and is the median over rounds. A *speed* above 1 is this project's;
+attribution's time and memory and the price of a race are costs, of which less is better.
+Measurements on one thread are of processor time, which a busy machine disturbs less; the others of
+wall time.
 """
 
 SIDES = """## What is compared

@@ -1,7 +1,8 @@
 """The intervals of a finished folder, computed again from its stored answers; no model is asked.
 
-For folders of an earlier version, whose statistics were others. Prints original, patched, difference
-and interval of every metric in per cent, where items.parquet holds all that the metric needs.
+For folders of an earlier version, whose statistics were others. Prints original, patched,
+difference and interval of every metric in per cent, where items.parquet holds all that the metric
+needs.
 
     python studies/recompute.py runs/smollm2-bbq
 """

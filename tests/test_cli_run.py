@@ -392,3 +392,10 @@ def test_an_interrupt_after_writing_says_that_the_run_is_there(
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == f"excise: interrupted; {out} is complete"
     assert (out / "results.json").is_file()
+
+
+def test_locate_refuses_what_it_would_ignore(llama: Path, tmp_path: Path) -> None:
+    arguments = ("-t", WORKPLACE, "--set", "method=guarded", "-o", tmp_path / "patch")
+    result = excise("locate", llama, *arguments)
+    assert_one_line(result, "`excise run --method guarded`")
+    assert not (tmp_path / "patch").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import tiny
 from cli_models import WORKPLACE, excise, save
 from excise.comparing import compare, record, write
 from excise.comparing.plot import _front
-from excise.comparing.retention import Retention
+from excise.comparing.retention import Retention, default_retention
 from excise.comparing.tables import csv_text, latex, markdown, number
 from excise.config import RunConfig
 from excise.errors import ConfigError
@@ -296,14 +297,74 @@ def test_continuations_are_no_retention_task(monkeypatch: pytest.MonkeyPatch) ->
         Retention.of("own", [], CONFIG, limit=3)
 
 
+def test_a_retention_task_without_correct_options_has_its_own_metric(llama: Any) -> None:
+    pairs = tuple(
+        replace(tiny.instance(n, ""), options=("He was late.", "She was late."), gold=-1)
+        for n in range(4)
+    )
+    task = replace(tiny.task(pairs), kind="sentences", prompt_format="", metrics=("crows_pairs",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("excise.comparing.retention.load_task", lambda name, **_: task)
+        kept = Retention.of("pairs", [], CONFIG, limit=3)
+        assert kept.metrics == ("crows_pairs",)
+        bare = replace(task, kind="choice", metrics=())
+        patch.setattr("excise.comparing.retention.load_task", lambda name, **_: bare)
+        with pytest.raises(ConfigError, match="no correct options to lose"):
+            Retention.of("pairs", [], CONFIG, limit=3)
+
+
+def test_what_guards_may_ask_is_not_retained(sums: str, tmp_path: Path) -> None:
+    # The ids of both files are row-0, row-1, ...: items are known by what they ask.
+    other = tmp_path / "products.jsonl"
+    rows = [
+        {"question": f"What is {a} times two?", "options": [str(a), str(2 * a)], "gold": 1}
+        for a in range(1, 13)
+    ]
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = CONFIG.model_copy(update={"tasks": (sums,)})
+    mitigated = [load_task(sums)]
+    assert len(Retention.of(str(other), mitigated, config, limit=60).task.instances) == 12
+    guard = config.guard.model_copy(update={"max_loss": {str(other): 0.1}})
+    guarded = config.model_copy(update={"guard": guard})
+    split = split_instances(load_task(str(other)).instances, by="template", seed=0)
+    left = Retention.of(str(other), mitigated, guarded, limit=60).task.instances
+    assert {i.id for i in left} == {i.id for i in split.test}
+
+
+def test_the_usual_retention_tasks_are_those_that_are_not_mitigated() -> None:
+    assert default_retention(["bbq-age"])[:2] == ["bbq", "mrpc"]
+    assert "bbq" not in default_retention(["bbq"])
+    assert "mrpc" not in default_retention(["mrpc", "bbq-age"])
+
+
+def test_kept_answers_are_not_those_of_other_instructions(
+    llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "instructions.txt"
+    config = CONFIG.model_copy(update={"trials": 1, "instructions": str(told)})
+    memory, asked = Memory(), []
+    plain = Excision.answers
+    monkeypatch.setattr(
+        Excision, "answers", lambda *a, **k: asked.append(k["instructions"]) or plain(*a, **k)
+    )
+    for text in ("Pick one.", "Pick one.", "Choose well."):
+        told.write_text(f"{text}\n")
+        compare(config, ["random"], model=llama.model, tokenizer=llama.tokenizer, journal=memory)
+    assert [list(each) for each in asked] == [["Pick one."]] * 2 + [["Choose well."]] * 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (
+            ["--trials", "2", "--set", "selection.trials=average"],
+            "selection.trials = average ranks all trials together",
+        ),
         (["--methods", "crisper"], "crispr"),
         (["--methods", "original"], "nothing to compare"),
         (["--methods", "crispr,"], "--methods got an empty name"),
         (["--retention", "nonsense"], "unknown task"),
-        (["--retention", str(WORKPLACE)], "nothing but mitigated items"),
+        (["--retention", str(WORKPLACE)], "nothing but items that methods are fitted on"),
     ],
 )
 def test_bad_requests(arguments: list[str], named: str, tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ import excise
 import tiny
 from cli_models import excise as command
 from cli_models import save
-from excise.attribution import attribute
+from excise.attribution import attribute, competing_sites
 from excise.comparing import compare
 from excise.config import PRESETS, AttributionConfig, RunConfig, ScoringConfig, TextConfig
+from excise.dissection.candidates import Candidates
+from excise.dissection.contributions import Contributions, contributions
 from excise.errors import ConfigError, ModelError, PatchError
 from excise.evaluation.choices import predict
 from excise.evaluation.passages import read_passages
@@ -187,6 +189,31 @@ def test_gates_follow_their_modules_to_their_devices() -> None:
         there = gradients(two_devices(tiny.loaded("llama")))
     assert len(here) == len(neurons)
     np.testing.assert_allclose(there, here, rtol=1e-3, atol=1e-6)
+
+
+def test_contributions_on_two_devices_are_those_on_one() -> None:
+    def found(model: LoadedModel) -> Contributions:
+        sites = competing_sites(model, V2)
+        columns = {site.module: np.arange(0, site.size, 2) for site in sites}
+        candidates = Candidates(columns)
+        return contributions(
+            model,
+            TASK,
+            INSTANCES,
+            TASK.instructions[:1],
+            V2,
+            sites=sites,
+            candidates=candidates,
+            watched=candidates.neurons[-2:],
+        )
+
+    here = found(tiny.loaded("llama"))
+    with devices():
+        there = found(two_devices(tiny.loaded("llama")))
+    # Rounding is relative to the terms that cancel in a score.
+    np.testing.assert_allclose(there.scale, here.scale, rtol=1e-3)
+    np.testing.assert_allclose(there.values, here.values, rtol=1e-3, atol=1e-4)
+    assert [(p.neuron, p.column) for p in there.peaks] == [(p.neuron, p.column) for p in here.peaks]
 
 
 def test_fine_tuning_needs_one_device() -> None:

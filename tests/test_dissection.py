@@ -229,6 +229,20 @@ def test_the_planted_neuron_is_all_that_matters(kind: str) -> None:
     assert shown["cost"]["prompts_attributed"] == len(TUNE) * 3
 
 
+def test_chance_counts_the_neurons_that_compete_and_no_others() -> None:
+    model, neuron, dead = planted("llama")
+    entry, patch = subject_of(model, [neuron, *dead[:2]])
+    attribution = entry.config.attribution.model_copy(update={"modules": "feed-forward"})
+    entry = replace(entry, config=entry.config.model_copy(update={"attribution": attribution}))
+    record = dissect(model, [entry], patch).record
+    sets = {f"trial {n}": patch.neurons for n in (0, 1)}
+    competing = {site.module: site.size for site in competing_sites(model, attribution)}
+    assert len(competing) < len(model.sites)
+    assert record["overlap"]["trials"]["toy"] == all_pairs(sets, competing)
+    every = {site.module: site.size for site in model.sites}
+    assert record["overlap"]["trials"]["toy"] != all_pairs(sets, every)
+
+
 @pytest.mark.parametrize("kind", ["llama", "t5"])
 def test_an_items_tokens_sum_what_each_neuron_says_there(kind: str) -> None:
     model, _, _ = planted(kind)

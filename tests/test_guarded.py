@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,12 +31,14 @@ from excise.evaluation import predict
 from excise.methods import METHODS, Excision, Fitting
 from excise.methods.crispr import Crispr
 from excise.methods.guarded import Guarded
-from excise.methods.guarded.guards import disambiguated_loss, gold_probability_loss
+from excise.methods.guarded.guards import disambiguated_loss, gold_probability_loss, guard_pool
 from excise.methods.guarded.panel import Panel, Reading, questions
 from excise.methods.guarded.proposals import alternating, predicted_gains
 from excise.methods.guarded.search import Move, Search, State
 from excise.models import LoadedModel, packed_linears, unpacked, weights_digest
 from excise.patches import scaled_outputs
+from excise.splits import split_instances
+from excise.tasks import load_task
 from excise.types import Instance, Neuron, Split
 
 OBJECTIVES = (log_share, share, gold_log_likelihood)
@@ -536,6 +539,59 @@ def test_another_task_is_a_guard(tmp_path: Path) -> None:
     guard = found.describe()["guards"][file]
     assert guard["limit"] == 0.5
     assert guard["loss"] <= 0.5
+
+
+def test_guards_ask_no_item_that_is_reported(tmp_path: Path) -> None:
+    def written(name: str, numbers: range) -> str:
+        rows = [
+            {"question": f"What is {n} plus one?", "options": [str(n), str(n + 1)], "gold": 1}
+            for n in numbers
+        ]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    whole, part, other = (
+        written(name, numbers)
+        for name, numbers in (("whole", range(40)), ("part", range(12)), ("other", range(40, 60)))
+    )
+    config = RunConfig(tasks=(part,))
+    reported = {item.content for item in load_task(part).instances}
+    asked = {item.content for item in guard_pool(whole, config)[1]}
+    split = split_instances(load_task(whole).instances, by="template", seed=0)
+    assert asked == {item.content for item in split.find + split.tune} - reported
+    assert len(asked) < len(split.find + split.tune)
+    # Ids are row-0, row-1, ... in every file.
+    unrelated = split_instances(load_task(other).instances, by="template", seed=0)
+    assert guard_pool(other, config)[1] == unrelated.find + unrelated.tune
+    with pytest.raises(ConfigError, match="nothing but items of the tasks of this run"):
+        guard_pool(part, RunConfig(tasks=(whole,)))
+    # Of the same split: as a guard of another task of the run.
+    own = guard_pool(part, RunConfig(tasks=(other, part)))[1]
+    of_part = split_instances(load_task(part).instances, by="template", seed=0)
+    assert own == of_part.find + of_part.tune
+
+
+def test_a_guard_without_correct_options_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tiny.task((replace(tiny.INSTANCES[0], gold=-1), *tiny.INSTANCES[1:]))
+    monkeypatch.setattr("excise.methods.guarded.guards.load_task", lambda *_, **__: task)
+    with pytest.raises(ConfigError, match="no correct option to choose"):
+        guard_pool("toy", RunConfig())
+
+
+def test_dropping_costs_no_more_than_the_tolerance_in_all() -> None:
+    # Each is worth nearly as much as may be lost.
+    moves = tuple(Move(Neuron("m", n)) for n in range(6))
+    found = search(Scripted(dict.fromkeys(moves, 0.005), {}, {}))
+    found.config = found.config.model_copy(
+        update={"min_gain": 0.001, "tolerance": 0.004, "neurons": 6}
+    )
+    found.extend(moves)
+    assert len(found.state) == 6
+    best = found.path[-1].reading.objective
+    found.finish()
+    assert 1 < len(found.state) < 6
+    assert best - found.path[-1].reading.objective <= 0.004
 
 
 def test_unknown_guards_and_generated_answers_are_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from excise.evaluation import ask, predict
 from excise.evaluation.parts import joined, packed, parts, unpacked
 from excise.evidence import PartsFile, journal, keeping, parts_path
 from excise.measuring import measure, record
+from excise.measuring.measure import Measured
 from excise.metrics import CHOICE, METRICS
 from excise.patches import Patch
 from excise.statistics import bootstrap
@@ -341,3 +343,25 @@ def test_locating_needs_options_to_choose_from(
         monkeypatch.setattr("excise.pipeline.load_task", lambda name, _task=task, **_: _task)
         result = excise("run", tmp_path, "-t", "toy", "-o", tmp_path / "r")
         assert_one_line(result, "excise evaluate")
+
+
+@pytest.mark.parametrize(
+    ("found_on", "asked", "overlaps"),
+    [
+        ("bbq-age", "bbq", True),
+        ("bbq", "bbq-age", True),
+        ("bbq-age", "bbq-ses", False),
+        ("bbq-race", "bbq-race-x-ses", False),
+        ("bbq-race-x-ses", "bbq-race", False),
+        ("stereoset", "stereoset-intrasentence", True),
+        ("", "bbq-age", False),
+    ],
+)
+def test_a_patch_says_that_it_was_found_on_what_is_asked(
+    found_on: str, asked: str, overlaps: bool
+) -> None:
+    task = replace(tiny.task(), name=asked, digest="1")
+    patch = Patch((), (), "m", "0", provenance={"task": found_on, "data_digest": "2"})
+    answers: Any = None
+    found = Measured(task, "m", "0", answers, answers, patch)
+    assert found.found_on_this_task is overlaps

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from excise.cli.summary import print_story
+from excise.cli.tables import Cell, print_table
 from excise.report.story import Story, tell
 from test_report import row
 
@@ -98,3 +99,14 @@ def test_an_encoding_without_the_signs() -> None:
     assert "+ Accuracy, ambiguous" in text
     assert "- Accuracy, disambiguated" in text
     assert "? Bias score, disambiguated" in text
+
+
+def test_texts_of_a_dataset_do_not_steer_the_terminal() -> None:
+    console = Console(file=io.StringIO(), width=80, markup=False)
+    print_table(
+        console, "t", ["group", "items"], [["\x1b]0;title\x07old\x1b[31m", Cell("1", "\x9b2J")]]
+    )
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert not set(text) & set("\x1b\x07\x9b")
+    assert "\\x1b]0;title\\x07old" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from math import exp, log
 from pathlib import Path
@@ -445,3 +446,12 @@ def test_metrics_are_means_over_tokens_and_bytes() -> None:
     for name, values in expected.items():
         found = evaluate_metric(METRICS[name], readings, weights)
         np.testing.assert_allclose(found, np.array(values)[:, None], rtol=1e-14, err_msg=name)
+
+
+def test_a_wrecked_models_perplexity_stays_a_number() -> None:
+    readings = Readings(
+        PASSAGES[:1], np.array([-9e5]), np.array([3]), np.array([9]), np.array([0.0])
+    )
+    found = evaluate_metric(METRICS["perplexity"], readings, np.ones((1, 1))).item()
+    assert found == pytest.approx(exp(700))
+    json.dumps(found, allow_nan=False)

@@ -88,6 +88,11 @@ class Instance:
     group: str = ""
     """Category or subgroup, for tables."""
 
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What is asked, by which an item is known in another file or task under another id."""
+        return (tuple(sorted(self.fields.items())), frozenset(self.options))
+
 
 @dataclass(frozen=True, slots=True)
 class Task:

@@ -67,7 +67,7 @@ def markdown(gate: Gate) -> str:
     lines += [
         "",
         "A change is a gain (+) or a loss (-) of the patched model, seen from the metric's ideal; "
-        "intervals are 95 % over question templates. Decisions rest on the intervals. "
+        "intervals are over question templates, and decisions rest on them. "
         f"Where there is no evidence, the gate counts it as a {gate.on_no_evidence}.",
         "",
     ]

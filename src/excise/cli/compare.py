@@ -88,7 +88,7 @@ def compare(
         refuse_existing(folder)
         kept = names_of(retention, "--retention")
         if kept is None:
-            kept = list(comparing.DEFAULT_RETENTION)
+            kept = comparing.default_retention(resolved.tasks)
         elif kept == ["none"]:
             kept = []
         with keeping(folder) as parts:

@@ -55,10 +55,11 @@ def _print_task(console: Console, document: Mapping[str, Any], task: str) -> Non
     items = document["n-samples"].get(task)
     asked = "" if items is None else f"{items:,} test items, "
     trials = counted(document["config"]["trials"], "trial")
+    level = f"{100 * document['config']['statistics']['level']:g} %"
     print_table(
         console,
-        f"{name}: {asked}{trials}\n(in per cent; sd over trials; 95 % interval of the difference "
-        f"in {METRICS[first].title.lower()})",
+        f"{name}: {asked}{trials}\n(in per cent; sd over trials; {level} interval of the "
+        f"difference in {METRICS[first].title.lower()})",
         header,
         rows,
     )

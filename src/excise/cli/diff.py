@@ -80,11 +80,15 @@ def _print(console: Console, found: Difference, items: int, *, quiet: bool) -> N
 
 
 def _print_items(console: Console, entry: TaskDifference, count: int) -> None:
+    from excise.cli.tables import plain
+
     for item in entry.items[:count]:
         one, other = (item[f"{which}_option"] or "no option" for which in ("first", "second"))
         console.print(
-            f"  {item['instance']} (instruction {item['instruction'] + 1}): "
-            f"{one} -> {other} ({item['became']})",
+            plain(
+                f"  {item['instance']} (instruction {item['instruction'] + 1}): "
+                f"{one} -> {other} ({item['became']})"
+            ),
             soft_wrap=True,
         )
     left = len(entry.items) - count

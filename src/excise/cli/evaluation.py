@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from excise.cli.summary import UNITS, by_metric, headline
+from excise.cli.summary import by_metric, headline, units
 from excise.cli.tables import UNDEFINED, Cell, Row, counted, print_table
 from excise.cli.values import better, shown, shown_difference, shown_interval, title
 from excise.cli.words import FEW_TEMPLATES, Record, meaning
@@ -79,9 +79,10 @@ def _print_metrics(
     if entry.patch is not None:
         header.append("difference")
     several = entry.patch is not None and len(entry.original.instructions) > 1
+    told = units(document["config"]) + ("; sd over instructions" if several else "")
     print_table(
         console,
-        f"{name}: {', '.join(asked)}\n({UNITS}{'; sd over instructions' if several else ''})",
+        f"{name}: {', '.join(asked)}\n({told})",
         header,
         [_cells(entry, metric, row, paired) for metric in metrics],
     )

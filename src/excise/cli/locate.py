@@ -16,6 +16,7 @@ from excise.cli import options
 from excise.cli.progress import watching
 from excise.cli.resolving import resolve
 from excise.cli.run import folder_name
+from excise.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,6 +66,11 @@ def locate(
     the first is done; several tasks give the union of their patches.
     """
     resolved = resolve(context)
+    if resolved.method != "crispr":
+        raise ConfigError(
+            f"locate ranks neurons by CRISPR and knows no method {resolved.method!r}; use "
+            f"`excise run --method {resolved.method}`, or --set method=crispr."
+        )
     folder = parallel.own(out or Path("patches") / folder_name(resolved))
     with watching(context.obj, quiet=quiet) as progress:
         from excise import pipeline

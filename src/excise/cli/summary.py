@@ -22,7 +22,16 @@ from excise.report.places import place
 from excise.report.story import LABELS, SYMBOLS, Finding, Kind, Story, tell
 from excise.results import HEADLINE, RunResult
 
-UNITS = "in per cent; bias scores and differences in points; 95 % intervals"
+
+def units(config: Mapping[str, Any]) -> str:
+    """What a table's numbers are in, and the level of its intervals.
+
+    Args:
+        config: the options of a record.
+    """
+    level = f"{100 * config['statistics']['level']:g} %"
+    return f"in per cent; bias scores and differences in points; {level} intervals"
+
 
 _STYLES: Mapping[Kind, str] = {"improved": "bold cyan", "worse": "bold yellow", "spared": "cyan"}
 _WIDE = 72
@@ -50,7 +59,9 @@ def print_run(console: Console, result: RunResult, record: Mapping[str, Any]) ->
     _say(console, f"{_excised(result)} {story.summary}")
     console.print()
     what = f"All {len(names)} tasks, each with its own patch" if leading == POOLED else leading
-    print_story(console, story, f"{what}: {_sizes(result, paired[leading])}\n({UNITS})")
+    print_story(
+        console, story, f"{what}: {_sizes(result, paired[leading])}\n({units(record['config'])})"
+    )
     console.print()
     if leading == POOLED:
         for name in names:

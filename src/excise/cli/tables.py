@@ -43,6 +43,15 @@ class Cell:
 Row = Sequence[Cell | str]
 
 
+def plain(text: str) -> str:
+    """A text out of a dataset, without what a terminal would obey: that is spelt out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _plain(cell: Cell) -> Cell:
+    return Cell(plain(cell.main), plain(cell.detail), cell.style)
+
+
 def print_table(
     console: Console, title: str, header: Row, rows: Sequence[Row], *, left: bool = False
 ) -> None:
@@ -55,7 +64,9 @@ def print_table(
         rows: cells in the order of the header.
         left: the cells are texts: align them to the left, and wrap the last column.
     """
-    cells = [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in (header, *rows)]
+    cells = [
+        [_plain(c if isinstance(c, Cell) else Cell(c)) for c in row] for row in (header, *rows)
+    ]
     console.print(Text(title, style="bold"))
     for header_side_by_side, side_by_side, gap in _LAYOUTS:
         texts = [

@@ -2,7 +2,7 @@
 
 from excise.comparing.comparison import Comparison, State, compare
 from excise.comparing.record import record
-from excise.comparing.retention import DEFAULT as DEFAULT_RETENTION
+from excise.comparing.retention import default_retention
 from excise.comparing.writing import write
 
-__all__ = ["DEFAULT_RETENTION", "Comparison", "State", "compare", "record", "write"]
+__all__ = ["Comparison", "State", "compare", "default_retention", "record", "write"]

@@ -22,7 +22,7 @@ from excise.pipeline import choice_tasks, load_model
 from excise.progress import Progress, Silent
 from excise.questioning import TestQuestions
 from excise.splits import split_instances
-from excise.types import Answers, Predictions, Split, Task
+from excise.types import Answers, AnyTask, Predictions, Split, Task
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,11 @@ def compare(
     """
     progress = progress or Silent()
     chosen = _chosen(methods)
+    if config.selection.trials == "average" and config.trials > 1:
+        raise ConfigError(
+            "selection.trials = average ranks all trials together, and a comparison fits each by "
+            "itself; add --set selection.trials=separate or --trials 1."
+        )
     tasks = choice_tasks(config)
     progress.stage("loading the model")
     loaded = load_model(config, model, tokenizer)
@@ -177,7 +182,7 @@ class _Runner:
             )
             for entry in self.retention
         }
-        key = self._key(method, "facts", ())
+        key = self._key(method, "facts", task, ())
         stored = self.journal.get(key) if self.journal is not None else None
         if stored is None:
             fitted()
@@ -215,7 +220,7 @@ class _Runner:
         self, method: Method, what: str, task: Any, items: Sequence[Any], answer: Any
     ) -> Answers:
         """Answers out of the journal, or asked now and put there."""
-        key = self._key(method, what, tuple(item.id for item in items))
+        key = self._key(method, what, task, tuple(item.id for item in items))
         stored = self.journal.get(key) if self.journal is not None else None
         if stored is not None:
             told = stored["instructions"]
@@ -230,15 +235,17 @@ class _Runner:
             self.journal.put(key, {"instructions": list(answers.instructions), "parts": parts})
         return answers
 
-    def _key(self, method: Method, what: str, items: tuple[str, ...]) -> str:
-        config = self.questions.config
+    def _key(self, method: Method, what: str, asked: AnyTask, items: tuple[str, ...]) -> str:
+        config, task = self.questions.config, self.questions.task
         decides = [
             "compare",
             self.loaded.digest,
             method.name,
             to_toml(config),
-            self.questions.task.name,
-            self.questions.task.digest,
+            task.name,
+            task.digest,
+            task.instructions,  # a file of them may be another one today
+            asked.digest,
             self.trial,
             what,
             items,

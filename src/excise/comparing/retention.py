@@ -13,6 +13,7 @@ from excise.errors import ConfigError
 from excise.evaluation import ask
 from excise.evaluation.passages import read_passages
 from excise.methods import Fitted
+from excise.methods.guarded import guarding_items
 from excise.models import LoadedModel
 from excise.progress import Progress
 from excise.splits import sample
@@ -22,11 +23,18 @@ from excise.types import Answers, AnyTask, PromptTask, Task, TextTask
 ORIGINAL = "original"
 """The method that changes nothing."""
 
-DEFAULT = ("bbq", "mrpc", "rte", "qnli", "wikipedia-sentences")
-"""Retention tasks of a comparison; of `bbq`, the categories that are not mitigated."""
+_DEFAULT = ("bbq", "mrpc", "rte", "qnli", "wikipedia-sentences")
 
 DIVERGENCE = "kl_divergence"
 """How far a method takes the next-token distributions of plain text from the original's."""
+
+
+def default_retention(tasks: Sequence[str]) -> list[str]:
+    """What a comparison of these tasks is asked beside them.
+
+    Of `bbq`, that is the categories that are not mitigated.
+    """
+    return [name for name in _DEFAULT if name not in tasks]
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,9 @@ class Retention:
     def of(
         cls, name: str, mitigated: Sequence[Task], config: RunConfig, *, limit: int
     ) -> Retention:
-        """Load a retention task and draw its items, without those of the mitigated tasks.
+        """Load a retention task and draw its items.
+
+        Items of the mitigated tasks are left out, and those that a method's guards may ask.
 
         Raises:
             ConfigError: nothing is left, or the task's continuations would have to be judged.
@@ -61,17 +71,24 @@ class Retention:
             )
             return cls(name, task, items, ("perplexity", DIVERGENCE))
         taken = {instance.group for other in mitigated for instance in other.instances}
-        ids = {instance.id for other in mitigated for instance in other.instances}
+        used = {instance.content for other in mitigated for instance in other.instances}
+        used |= {instance.content for instance in guarding_items(config)}
         left = [
             instance
             for instance in task.instances
-            if instance.id not in ids and not (task.name == "bbq" and instance.group in taken)
+            if instance.content not in used and not (task.name == "bbq" and instance.group in taken)
         ]
         if not left:
-            raise ConfigError(f"retention task {name!r} holds nothing but mitigated items.")
+            raise ConfigError(
+                f"retention task {name!r} holds nothing but items that methods are fitted on."
+            )
         items = sample(left, limit, seed=config.split_seed, unit="block")
         kept = replace(task, instances=tuple(left), instructions=task.instructions[:1])
-        return cls(name, kept, items, ("accuracy",))
+        if all(instance.gold >= 0 for instance in items):
+            return cls(name, kept, items, ("accuracy",))
+        if not task.metrics:
+            raise ConfigError(f"retention task {name!r} has no correct options to lose.")
+        return cls(name, kept, items, task.metrics[:1])
 
     def answers(
         self, loaded: LoadedModel, fitted: Fitted, config: RunConfig, progress: Progress

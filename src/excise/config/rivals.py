@@ -53,7 +53,7 @@ class GuardConfig(Section):
     """Gain of the objective (mean log share of the gold option, in nats) that a further neuron
     needs."""
     tolerance: float = Field(default=0.01, ge=0)
-    """Loss of the objective at which a neuron is dropped again."""
+    """Loss of the objective, in all, up to which neurons are dropped again."""
     rounds: int = Field(default=1, ge=1)
     """Rounds of proposals; later ones take the effects in the model patched so far."""
 

@@ -173,7 +173,7 @@ class _Kept(Recorder):
         """Reduce one module's activation x gradient (equations 1 and 4)."""
         columns = self.columns[site.module]
         assert self.positions is not None
-        keep = self.positions(site)
+        keep = self.positions(site).to(activation.device)
         rows = keep.any(dim=1)
         if not len(columns) or not bool(rows.any()):
             return

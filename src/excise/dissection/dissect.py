@@ -73,7 +73,7 @@ def dissect(
     start = time.perf_counter()
     found = {entry.task.name: _one(loaded, entry, progress) for entry in subjects}
     competing = competing_sites(loaded, subjects[0].config.attribution)
-    sizes = {site.module: site.size for site in loaded.sites}
+    sizes = {site.module: site.size for site in competing}
     minimal = reduce(or_, (one.minimal for one in found.values()))
     record = {
         "schema_version": SCHEMA_VERSION,

@@ -110,8 +110,8 @@ def _readme(result: RunResult, paired: dict[str, list[dict[str, Any]]]) -> str:
         f"# excise run: {result.model} on {', '.join(task.task for task in result.tasks)}",
         "",
         f"{len(result.patch)} of {result.n_neurons:,} neurons excised. Values are shares from 0 "
-        "to 1 (bias scores from -1 to 1); intervals are 95 % over question "
-        "templates of the test split.",
+        "to 1 (bias scores from -1 to 1); intervals are "
+        f"{100 * result.config.statistics.level:g} % over question templates of the test split.",
         "",
         "| task | metric | original | patched | random control | difference | interval |",
         "| --- | --- | --- | --- | --- | --- | --- |",

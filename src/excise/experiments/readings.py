@@ -170,6 +170,7 @@ def _compared(
         ideal=metric.ideal,
     )
     facts |= {"difference": found.difference, "low": found.low, "high": found.high}
+    facts["level"] = lab.config.statistics.level
     return Judged(replace(reading, facts=facts), found, metric)
 
 
@@ -185,7 +186,10 @@ def _interval(lab: Lab, measure: Measure, answers: Answers) -> dict[str, float |
         level=lab.config.statistics.level,
         seed=lab.config.seed,
     )
-    return {} if found is None else {"value_low": found.low, "value_high": found.high}
+    if found is None:
+        return {}
+    level = lab.config.statistics.level
+    return {"value_low": found.low, "value_high": found.high, "level": level}
 
 
 def _value(measure: Measure, answers: Answers) -> float | None:

@@ -13,6 +13,11 @@ def title_of(measure: str) -> str:
     return "Excised neurons" if measure == "neurons" else Measure.of(measure).title
 
 
+def level_of(readings: Sequence[Reading]) -> str:
+    """The level of the intervals of readings, such as "95 %"."""
+    return f"{100 * next((r.facts['level'] for r in readings if 'level' in r.facts), 0.95):g} %"
+
+
 def named(readings: Sequence[Reading], target: str) -> str:
     """A target, with the task that was asked in its place where that is another."""
     asked = next((r.facts.get("asked") for r in readings if r.target == target), None)

@@ -16,6 +16,9 @@ from excise.questioning import weights_unchanged
 from excise.splits import sample
 from excise.types import Answers, AnyTask, Item, PromptTask, TextTask
 
+_WHOLES = ("bbq", "stereoset", "stereoset-choice")
+"""Tasks that hold the items of all tasks whose names begin with theirs."""
+
 _WORK_OF_PASSAGE = 5
 _TOKENS_PER_WORK = 8
 """Cost of reading a passage and of sampling tokens, in units of one scored prompt."""
@@ -42,9 +45,11 @@ class Measured:
 
     @property
     def found_on_this_task(self) -> bool:
-        """Whether the patch was found on the data that is asked here, or on a part of it."""
+        """Whether the patch was found on the data that is asked here, a part of it, or a whole."""
         return self.patch is not None and any(
-            digest == self.task.digest or name.startswith(f"{self.task.name}-")
+            digest == self.task.digest
+            or _part_of(name, self.task.name)
+            or _part_of(self.task.name, name)
             for name, digest in _found_on(self.patch.provenance)
         )
 
@@ -144,6 +149,10 @@ def _work(task: AnyTask, config: RunConfig) -> int:
         how = config.continuation
         return max(1, how.continuations * how.max_new_tokens // _TOKENS_PER_WORK)
     return _WORK_OF_PASSAGE if isinstance(task, TextTask) else 1
+
+
+def _part_of(part: str, whole: str) -> bool:
+    return whole in _WHOLES and part.startswith(f"{whole}-")
 
 
 def _found_on(provenance: Mapping[str, Any]) -> set[tuple[str, str]]:

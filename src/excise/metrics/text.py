@@ -15,6 +15,9 @@ from excise.types import FloatArray, IntArray, Readings
 
 _UNDEFINED = "no token was scored"
 
+_MOST_NATS = 700.0
+"""Of a token, in a perplexity: the exponential of 710 is more than a float64 holds."""
+
 
 def perplexity(readings: Readings, weights: FloatArray) -> FloatArray:
     """Exponential of the mean negative log-likelihood of a token, at least 1.
@@ -30,9 +33,11 @@ def perplexity(readings: Readings, weights: FloatArray) -> FloatArray:
         weights: [B, N] how often each passage counts.
 
     Returns:
-        [B, 1] perplexities, NaN where no token was scored.
+        [B, 1] perplexities up to 1e304, NaN where no token was scored.
     """
-    return np.exp(_per(readings.n_tokens, -readings.log_likelihood, weights))
+    nats = _per(readings.n_tokens, -readings.log_likelihood, weights)
+    # A wrecked model may need more than a float holds: nothing is told apart up there.
+    return np.exp(np.minimum(nats, _MOST_NATS))
 
 
 def bits_per_byte(readings: Readings, weights: FloatArray) -> FloatArray:

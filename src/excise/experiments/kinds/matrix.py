@@ -18,7 +18,7 @@ from excise.experiments.findings import (
 from excise.experiments.fits import ORIGINAL
 from excise.experiments.lab import Lab
 from excise.experiments.readings import Judged, read, reason, with_verdicts
-from excise.experiments.words import named, title_of
+from excise.experiments.words import level_of, named, title_of
 from excise.metrics import metrics_of
 
 
@@ -93,7 +93,7 @@ def _tables(
     return (
         Table(told, header, tuple(values)),
         Table(
-            f"{told}: difference to the original (95 % interval; * significant)",
+            f"{told}: difference to the original ({level_of(readings)} interval; * significant)",
             header,
             tuple(changes),
         ),

@@ -20,7 +20,7 @@ from excise.experiments.findings import (
 from excise.experiments.fits import ORIGINAL
 from excise.experiments.lab import Lab
 from excise.experiments.readings import Judged, neurons, read, with_verdicts
-from excise.experiments.words import named, title_of
+from excise.experiments.words import level_of, named, title_of
 
 NEURONS = "neurons"
 
@@ -83,8 +83,9 @@ def changes_table(readings: Sequence[Reading], measure: str) -> Table:
     found = by_place(readings)
     targets = tuple(dict.fromkeys(r.target for r in readings))
     states = tuple(dict.fromkeys(r.state for r in readings if r.state != ORIGINAL))
+    told = f"{title_of(measure)}: difference to the original"
     return Table(
-        f"{title_of(measure)}: difference to the original (95 % interval; * significant)",
+        f"{told} ({level_of(readings)} interval; * significant)",
         ("method", *(named(readings, target) for target in targets)),
         tuple(
             (state, *(change(found.get((state, target))) for target in targets)) for state in states

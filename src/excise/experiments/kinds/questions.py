@@ -19,7 +19,7 @@ from excise.experiments.states import (
     read_states,
     tables_of,
 )
-from excise.experiments.words import named, title_of
+from excise.experiments.words import level_of, named, title_of
 from excise.metrics import METRICS
 
 OWN = "own"
@@ -152,7 +152,7 @@ def _elsewhere(readings: Sequence[Reading]) -> str:
             shows.append(reading)
     parts = [
         f"{len(shows)} of {len(shows) + len(unclear)} measures that have a neutral value lie off "
-        "it by more than chance (95 % interval)"
+        f"it by more than chance ({level_of(readings)} interval)"
     ]
     if shows:
         parts.append(f"off it: {', '.join(map(_valued, shows))}")

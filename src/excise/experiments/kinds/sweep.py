@@ -20,7 +20,7 @@ from excise.experiments.fits import ORIGINAL
 from excise.experiments.lab import Lab
 from excise.experiments.readings import Judged, neurons, read, with_verdicts
 from excise.experiments.settings import with_options
-from excise.experiments.words import named, title_of
+from excise.experiments.words import level_of, named, title_of
 
 
 class Sweep(Definition):
@@ -82,7 +82,7 @@ class Sweep(Definition):
                 for at in self.values
             ]
             told = f"{title_of(measure)}, {method}: difference to the original"
-            tables.append(Table(f"{told} (95 % interval)", header, tuple(changes)))
+            tables.append(Table(f"{told} ({level_of(readings)} interval)", header, tuple(changes)))
         return tables
 
     def _chart(self, readings: tuple[Reading, ...]) -> Chart:

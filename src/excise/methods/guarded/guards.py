@@ -17,7 +17,7 @@ from excise.methods.guarded.panel import Panel, Reading, questions
 from excise.models import LoadedModel
 from excise.splits import split_instances
 from excise.tasks import TASKS, load_task
-from excise.types import Task
+from excise.types import Instance, Task
 
 DISAMBIGUATED = "disambiguated"
 GOLD_PROBABILITY = "gold_probability"
@@ -103,25 +103,20 @@ def other_tasks(
 ) -> tuple[OtherTask, ...]:
     """Guards on other tasks, on a seeded sample of their find and tune splits.
 
-    Their test split, which is reported, is left alone.
+    Their test split and the mitigated tasks' items, which are reported, are left alone.
 
     Raises:
-        ConfigError: a task without options to choose from.
+        ConfigError: a task without options to choose from, or without items of its own.
     """
     guard = config.guard
     made = []
     for name, limit in guard.max_loss.items():
         if name in OWN:
             continue
-        task = load_task(name, data_dir=Path(config.data_dir) if config.data_dir else None)
-        if not isinstance(task, Task) or task.kind != "choice":
-            raise ConfigError(
-                f"guard {name!r} has no correct option to choose; take a task with answers."
-            )
-        split = split_instances(task.instances, by=config.split_by, seed=config.split_seed)
+        task, pool = guard_pool(name, config)
         asked, _ = questions(
             task,
-            split.find + split.tune,
+            pool,
             sizes=(guard.other_instances,),
             instructions=guard.instructions,
             seed=seed,
@@ -129,3 +124,46 @@ def other_tasks(
         panel = Panel(loaded, task, asked, config.scoring, advance)
         made.append(OtherTask(name, limit, panel, panel.read()))
     return tuple(made)
+
+
+def guarding_items(config: RunConfig) -> tuple[Instance, ...]:
+    """The items of all guards on other tasks, which decide about patches.
+
+    Raises:
+        ConfigError: see `guard_pool`.
+    """
+    names = [name for name in config.guard.max_loss if name not in OWN]
+    return tuple(item for name in names for item in guard_pool(name, config)[1])
+
+
+def guard_pool(name: str, config: RunConfig) -> tuple[Task, tuple[Instance, ...]]:
+    """A guard's task, and the items that it draws from.
+
+    These are its find and tune splits, without items of the tasks that are mitigated: a category
+    overlaps with the whole of its benchmark, whose split is another.
+
+    Args:
+        name: of a task, or a file.
+        config: the tasks that are mitigated, and how they are split.
+
+    Raises:
+        ConfigError: the task has no correct options, or no item of its own.
+    """
+    folder = Path(config.data_dir) if config.data_dir else None
+    task = load_task(name, data_dir=folder)
+    if (
+        not isinstance(task, Task)
+        or task.kind != "choice"
+        or any(item.gold < 0 for item in task.instances)
+    ):
+        raise ConfigError(
+            f"guard {name!r} has no correct option to choose; take a task with answers."
+        )
+    # A mitigated task that guards another one has the same split there.
+    others = [load_task(other, data_dir=folder) for other in config.tasks if other != name]
+    taken = {item.content for o in others if isinstance(o, Task) for item in o.instances}
+    split = split_instances(task.instances, by=config.split_by, seed=config.split_seed)
+    pool = tuple(item for item in split.find + split.tune if item.content not in taken)
+    if not pool:
+        raise ConfigError(f"guard {name!r} holds nothing but items of the tasks of this run.")
+    return task, pool

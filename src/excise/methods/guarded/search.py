@@ -116,11 +116,13 @@ class Search:
         self._shrink()
 
     def _shrink(self) -> None:
+        # Below what the whole set reached, however many are dropped.
+        least = self._now().objective - self.config.tolerance
         self._expect_smaller()
         for move in reversed(self.state[:-1]):
             rest = tuple(kept for kept in self.state if kept != move)
             reading = self.judge.read(rest, 0, len(self.original.correct))
-            if reading.objective < self._now().objective - self.config.tolerance:
+            if reading.objective < least:
                 continue
             losses = self._losses(rest, reading, slack=0.0)
             if losses is not None:

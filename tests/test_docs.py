@@ -179,7 +179,7 @@ def snippets(text: str) -> list[str]:
     """Lines of fenced and indented blocks, and code spans of prose (which may wrap)."""
     fenced = re.findall(r"^```.*\n((?s:.*?))^```$", text, re.MULTILINE)
     prose = re.sub(r"^```.*\n(?s:.*?)^```$", "", text, flags=re.MULTILINE)
-    indented = re.findall(r"^ {4,}(\S.*)$", prose, re.MULTILINE)
+    indented = re.findall(r"^ {4,}(\S.*)$", prose.replace("\\\n", " "), re.MULTILINE)
     spans = [re.sub(r"\s+", " ", span) for span in re.findall(r"(?<!`)`([^`]+)`", prose)]
     lines = [line for block in fenced for line in block.replace("\\\n", " ").splitlines()]
     return [line.strip().removeprefix("$ ") for line in [*lines, *indented, *spans]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
@@ -81,21 +81,22 @@ class Replay:
         original = [found for row in kept for found in distributions(loaded, [row])]
         return Replay(tuple(kept), tuple(original), tuple(gold))
 
-    def loss(
+    def terms(
         self, loaded: LoadedModel, step: int, options: FinetuningConfig, *, kl_weight: float
-    ) -> torch.Tensor | float:
-        """The weighted terms of one update; the items take turns."""
-        total: torch.Tensor | float = 0.0
+    ) -> Iterator[torch.Tensor]:
+        """The weighted losses of one update, each computed when it is asked for.
+
+        The items take turns.
+        """
         if self.kept:
             places = _turn(len(self.kept), step, options.replay_batch)
             rows, original = [self.kept[p] for p in places], [self.original[p] for p in places]
-            total = total + kl_weight * divergence(loaded, rows, original)
+            yield kl_weight * divergence(loaded, rows, original)
         if self.gold:
             places = _turn(len(self.gold), step, options.replay_batch)
             batch = collate(loaded, [self.gold[p] for p in places])
             labels = batch.labels[batch.labels != IGNORED]
-            total = total + options.gold_weight * cross_entropy(logits(loaded, batch), labels)
-        return total
+            yield options.gold_weight * cross_entropy(logits(loaded, batch), labels)
 
 
 @dataclass(frozen=True)

@@ -123,11 +123,13 @@ def train(
         items = next(batches)
         objective = _objective(loaded, items, options)
         losses.append(objective.item())
-        total = objective + replay.loss(loaded, step - 1, options, kl_weight=recipe.kl_weight)
-        if not isfinite(total.item()):
+        # One after the other: both graphs at once would take twice the memory.
+        if not _backward(objective) or not all(
+            _backward(term)
+            for term in replay.terms(loaded, step - 1, options, kl_weight=recipe.kl_weight)
+        ):
             stopped = "loss not finite"
             break
-        total.backward()  # type: ignore[no-untyped-call]
         if recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(trainable.parameters, recipe.clip)
         optimizer.step()
@@ -158,6 +160,14 @@ def held_out_loss(
         some = items[start : start + batch_size]
         total += _objective(loaded, some, options).item() * len(some)
     return total / len(items)
+
+
+def _backward(loss: torch.Tensor) -> bool:
+    """Add a loss's gradients to those that are there; False, and nothing is done, if it is NaN."""
+    if not isfinite(loss.item()):
+        return False
+    loss.backward()  # type: ignore[no-untyped-call]
+    return True
 
 
 def _objective(

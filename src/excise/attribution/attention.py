@@ -8,37 +8,29 @@ the kernel would keep. Values and gradients are the same up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
 
+from excise.models.kernels import attending
+
 _NAME = "excise_kept_probabilities"
 _OWN = "sdpa"
 """What it stands in for; elsewhere nothing changes."""
 
 
-@contextmanager
-def kept_probabilities(model: Any) -> Iterator[None]:
+def kept_probabilities(model: Any) -> AbstractContextManager[None]:
     """Let a forward pass with gradients keep its attention probabilities, where that is cheap.
 
     Args:
         model: a transformers model, given a four-dimensional boolean mask (True: attends).
     """
-    config = model.config
-    own = config._attn_implementation
-    if own != _OWN or not torch.is_grad_enabled():
-        yield
-        return
-    AttentionInterface.register(_NAME, _attend)
-    config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = own
+    if model.config._attn_implementation != _OWN or not torch.is_grad_enabled():
+        return nullcontext()
+    return attending(model, _NAME, _attend)
 
 
 def _attend(

@@ -9,15 +9,15 @@ The keys and values of the path that the next run needs are kept, one copy a lay
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AttentionInterface
 
 from excise.errors import ModelError
+from excise.models.kernels import attending
 from excise.scoring.tree import PrefixTree
 
 _NAME = "excise_prefix_tree"
@@ -129,17 +129,9 @@ def step(
 _current: Step | None = None
 
 
-@contextmanager
-def tree_attention(model: Any) -> Iterator[None]:
+def tree_attention(model: Any) -> AbstractContextManager[None]:
     """Let a model attend along a tree; its own kernel comes back after the `with` block."""
-    AttentionInterface.register(_NAME, _attend)
-    config = model.config
-    own = config._attn_implementation
-    config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = own
+    return attending(model, _NAME, _attend)
 
 
 @contextmanager

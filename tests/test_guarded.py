@@ -555,19 +555,20 @@ def test_guards_ask_no_item_that_is_reported(tmp_path: Path) -> None:
         written(name, numbers)
         for name, numbers in (("whole", range(40)), ("part", range(12)), ("other", range(40, 60)))
     )
-    config = RunConfig(tasks=(part,))
+    config = RunConfig()
+    tasks = {path: load_task(path) for path in (whole, part, other)}
     reported = {item.content for item in load_task(part).instances}
-    asked = {item.content for item in guard_pool(whole, config)[1]}
+    asked = {item.content for item in guard_pool(whole, config, [tasks[part]])[1]}
     split = split_instances(load_task(whole).instances, by="template", seed=0)
     assert asked == {item.content for item in split.find + split.tune} - reported
     assert len(asked) < len(split.find + split.tune)
     # Ids are row-0, row-1, ... in every file.
     unrelated = split_instances(load_task(other).instances, by="template", seed=0)
-    assert guard_pool(other, config)[1] == unrelated.find + unrelated.tune
+    assert guard_pool(other, config, [tasks[part]])[1] == unrelated.find + unrelated.tune
     with pytest.raises(ConfigError, match="nothing but items of the tasks of this run"):
-        guard_pool(part, RunConfig(tasks=(whole,)))
+        guard_pool(part, config, [tasks[whole]])
     # Of the same split: as a guard of another task of the run.
-    own = guard_pool(part, RunConfig(tasks=(other, part)))[1]
+    own = guard_pool(part, config, [tasks[other], tasks[part]])[1]
     of_part = split_instances(load_task(part).instances, by="template", seed=0)
     assert own == of_part.find + of_part.tune
 
@@ -576,7 +577,7 @@ def test_a_guard_without_correct_options_is_refused(monkeypatch: pytest.MonkeyPa
     task = tiny.task((replace(tiny.INSTANCES[0], gold=-1), *tiny.INSTANCES[1:]))
     monkeypatch.setattr("excise.methods.guarded.guards.load_task", lambda *_, **__: task)
     with pytest.raises(ConfigError, match="no correct option to choose"):
-        guard_pool("toy", RunConfig())
+        guard_pool("toy", RunConfig(), [])
 
 
 def test_dropping_costs_no_more_than_the_tolerance_in_all() -> None:

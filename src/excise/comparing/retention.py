@@ -72,7 +72,7 @@ class Retention:
             return cls(name, task, items, ("perplexity", DIVERGENCE))
         taken = {instance.group for other in mitigated for instance in other.instances}
         used = {instance.content for other in mitigated for instance in other.instances}
-        used |= {instance.content for instance in guarding_items(config)}
+        used |= {instance.content for instance in guarding_items(config, mitigated)}
         left = [
             instance
             for instance in task.instances

@@ -99,7 +99,7 @@ class Gated:
         panels = [Panel(loaded, task, each, config.scoring, cost.scored) for each in asked]
         with packed_linears(loaded.model):
             teaching, original = (panel.read() for panel in panels)
-        others = other_tasks(loaded, config, seed=fitting.seed, advance=cost.scored)
+        others = other_tasks(loaded, task, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(config.guard.max_loss, original) | {o.name: o.limit for o in others}
         fitting.progress.stage(f"{task.name}: proposing neurons")
         gates = Gates.of(loaded, _candidates(fitting, asked[0], cost))

@@ -7,7 +7,7 @@ the loss; the search accepts no state whose loss is above the limit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +96,7 @@ def check_names(max_loss: Mapping[str, float], task: Task) -> None:
 
 def other_tasks(
     loaded: LoadedModel,
+    task: Task,
     config: RunConfig,
     *,
     seed: int,
@@ -109,34 +110,41 @@ def other_tasks(
         ConfigError: a task without options to choose from, or without items of its own.
     """
     guard = config.guard
+    mitigated = [task]
+    if len(config.tasks) > 1 and not guard.max_loss.keys() <= OWN.keys():
+        folder = Path(config.data_dir) if config.data_dir else None
+        found = [load_task(name, data_dir=folder) for name in config.tasks]
+        mitigated += [other for other in found if isinstance(other, Task)]
     made = []
     for name, limit in guard.max_loss.items():
         if name in OWN:
             continue
-        task, pool = guard_pool(name, config)
+        other, pool = guard_pool(name, config, mitigated)
         asked, _ = questions(
-            task,
+            other,
             pool,
             sizes=(guard.other_instances,),
             instructions=guard.instructions,
             seed=seed,
         )
-        panel = Panel(loaded, task, asked, config.scoring, advance)
+        panel = Panel(loaded, other, asked, config.scoring, advance)
         made.append(OtherTask(name, limit, panel, panel.read()))
     return tuple(made)
 
 
-def guarding_items(config: RunConfig) -> tuple[Instance, ...]:
+def guarding_items(config: RunConfig, mitigated: Sequence[Task]) -> tuple[Instance, ...]:
     """The items of all guards on other tasks, which decide about patches.
 
     Raises:
         ConfigError: see `guard_pool`.
     """
     names = [name for name in config.guard.max_loss if name not in OWN]
-    return tuple(item for name in names for item in guard_pool(name, config)[1])
+    return tuple(item for name in names for item in guard_pool(name, config, mitigated)[1])
 
 
-def guard_pool(name: str, config: RunConfig) -> tuple[Task, tuple[Instance, ...]]:
+def guard_pool(
+    name: str, config: RunConfig, mitigated: Sequence[Task]
+) -> tuple[Task, tuple[Instance, ...]]:
     """A guard's task, and the items that it draws from.
 
     These are its find and tune splits, without items of the tasks that are mitigated: a category
@@ -144,7 +152,8 @@ def guard_pool(name: str, config: RunConfig) -> tuple[Task, tuple[Instance, ...]
 
     Args:
         name: of a task, or a file.
-        config: the tasks that are mitigated, and how they are split.
+        config: where the data are, and how they are split.
+        mitigated: all tasks of the run. One that guards another has the same split there.
 
     Raises:
         ConfigError: the task has no correct options, or no item of its own.
@@ -159,9 +168,8 @@ def guard_pool(name: str, config: RunConfig) -> tuple[Task, tuple[Instance, ...]
         raise ConfigError(
             f"guard {name!r} has no correct option to choose; take a task with answers."
         )
-    # A mitigated task that guards another one has the same split there.
-    others = [load_task(other, data_dir=folder) for other in config.tasks if other != name]
-    taken = {item.content for o in others if isinstance(o, Task) for item in o.instances}
+    others = [other for other in mitigated if other.digest != task.digest]
+    taken = {item.content for other in others for item in other.instances}
     split = split_instances(task.instances, by=config.split_by, seed=config.split_seed)
     pool = tuple(item for item in split.find + split.tune if item.content not in taken)
     if not pool:

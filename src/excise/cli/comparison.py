@@ -12,6 +12,7 @@ from excise.cli.values import title
 from excise.comparing.record import POOLED
 from excise.comparing.tables import columns, measured, number, retained, rows_of, table_names
 from excise.metrics import METRICS
+from excise.report.numbers import level
 
 
 def print_comparison(console: Console, document: Mapping[str, Any]) -> None:
@@ -55,10 +56,10 @@ def _print_task(console: Console, document: Mapping[str, Any], task: str) -> Non
     items = document["n-samples"].get(task)
     asked = "" if items is None else f"{items:,} test items, "
     trials = counted(document["config"]["trials"], "trial")
-    level = f"{100 * document['config']['statistics']['level']:g} %"
+    told = level(document["config"]["statistics"])
     print_table(
         console,
-        f"{name}: {asked}{trials}\n(in per cent; sd over trials; {level} interval of the "
+        f"{name}: {asked}{trials}\n(in per cent; sd over trials; {told} interval of the "
         f"difference in {METRICS[first].title.lower()})",
         header,
         rows,

@@ -17,7 +17,7 @@ from excise.evidence import run_record
 from excise.metrics import CHOICE
 from excise.patches import Patch
 from excise.report.notes import POOLED, notes
-from excise.report.numbers import controls, counted, shown
+from excise.report.numbers import controls, counted, level, shown
 from excise.report.places import place
 from excise.report.story import LABELS, SYMBOLS, Finding, Kind, Story, tell
 from excise.results import HEADLINE, RunResult
@@ -29,8 +29,8 @@ def units(config: Mapping[str, Any]) -> str:
     Args:
         config: the options of a record.
     """
-    level = f"{100 * config['statistics']['level']:g} %"
-    return f"in per cent; bias scores and differences in points; {level} intervals"
+    told = level(config["statistics"])
+    return f"in per cent; bias scores and differences in points; {told} intervals"
 
 
 _STYLES: Mapping[Kind, str] = {"improved": "bold cyan", "worse": "bold yellow", "spared": "cyan"}

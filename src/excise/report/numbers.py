@@ -69,7 +69,7 @@ def shown_interval(row: Row) -> str:
 
 
 def level(row: Row) -> str:
-    """The level of a row's interval, such as "95 %"."""
+    """The level of a row's interval, or of options, such as "95 %"."""
     return f"{100 * row.get('level', 0.95):g} %"
 
 

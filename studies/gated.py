@@ -1,9 +1,9 @@
 """What `gated` learns on a BBQ category: every state that it tried, on the deciding and test items.
 
-Prints, after every pass over the teaching questions and for every strength, the accuracy (all,
-ambiguous, disambiguated) and P(gold) per token in disambiguated contexts, first on the templates
-that decide, then on those of the test split. The method itself sees no test answer; whoever changes
-its options after reading this output has used them. `--test 0` asks none, to choose options by.
+Prints, for every strength, the accuracy (all, ambiguous, disambiguated) and P(gold) per token in
+disambiguated contexts, first on the templates that decide, then on those of the test split. The
+method itself sees no test answer; whoever changes its options after reading this output has used
+them. `--test 0` asks none, to choose options by.
 
     python studies/gated.py bbq-disability --trial 1 --test 240
     python studies/gated.py bbq-disability --trial 1 --test 0 --gate '{"epochs": 7}'
@@ -50,10 +50,10 @@ if __name__ == "__main__":
             print(f"test, original: {shown(panel.read())}")
     judged = method._Judge.tried
 
-    def watched(judge, epoch, strength, factors):
+    def watched(judge, strength, factors):
         """The state as the method measures it, and on the test items beside it."""
-        tried = judged(judge, epoch, strength, factors)
-        line = f"pass {epoch}, strength {strength}: {shown(tried.reading)}"
+        tried = judged(judge, strength, factors)
+        line = f"strength {strength}: {shown(tried.reading)}"
         line += f", {len(tried.factors)} neurons, exceeded: {tried.exceeded}"
         if panel is not None:
             scaled = scaled_outputs(loaded.model, tuple(factors), list(factors.values()))

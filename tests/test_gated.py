@@ -22,14 +22,15 @@ from excise.methods import METHODS, Excision, Fitting
 from excise.methods.gated import Gated
 from excise.methods.gated.gates import Gates
 from excise.methods.gated.method import held_out
-from excise.methods.gated.training import Lesson
-from excise.methods.guarded.panel import Reading, reading
+from excise.methods.gated.passes import batches, passes
+from excise.methods.gated.training import Lesson, Steps
+from excise.methods.guarded.panel import Reading, joined, reading
 from excise.models import LoadedModel, load, weights_digest
 from excise.patches import scaled_outputs
 from excise.scoring import encode
 from excise.splits import sample, split_instances
 from excise.tasks import load_task
-from excise.types import Neuron, Task
+from excise.types import Instance, Neuron, Task
 
 # --- gates ----------------------------------------------------------------------------------------
 
@@ -83,7 +84,34 @@ def test_factors_go_part_of_the_way_and_stay_in_their_range() -> None:
     assert gates.factors(0.5) == (0.75, 1.0, 1.25)
 
 
+def test_those_that_cost_most_to_reset_stay_with_their_factors() -> None:
+    model = tiny.loaded("llama")
+    first, second, third = (site.module for site in model.sites[:3])
+    gates = Gates.of(model, [Neuron(m, i) for m in (first, second, third) for i in (0, 3)])
+    with torch.no_grad():
+        for n, values in enumerate(gates.values.values()):
+            values.copy_(torch.tensor([0.1, 0.2]) + n)
+    names = list(gates.values)
+    costs = {
+        names[0]: torch.tensor([0.5, 3.0]),
+        names[1]: torch.tensor([-9.0, 0.0]),
+        names[2]: torch.tensor([2.0, 1.0]),
+    }
+    few = gates.only(costs, 3)
+    assert few.neurons == (Neuron(names[0], 3), Neuron(names[2], 0), Neuron(names[2], 3))
+    assert few.factors() == (0.2, 2.1, 2.2)
+    assert list(few.values) == list(few.indices) == [names[0], names[2]]
+    with few.applied(model):
+        torch.autograd.backward(logits(model).square().mean())
+    assert all(values.grad is not None for values in few.values.values())
+    assert gates.only(costs, 99).neurons == gates.neurons
+
+
 # --- what is learned ------------------------------------------------------------------------------
+
+
+def steps(rate: float) -> Steps:
+    return Steps(rate, low=0.0, high=1.0, sparsity=0.0)
 
 
 def lesson(model: LoadedModel, **options: Any) -> Lesson:
@@ -91,9 +119,10 @@ def lesson(model: LoadedModel, **options: Any) -> Lesson:
     asked = tuple(Question(instance, told[0], 0) for instance in tiny.INSTANCES)
     scoring = ScoringConfig(normalisation="per_token")
     said = predict(model, tiny.task(), tiny.INSTANCES, scoring, instructions=(told[0],))
-    return Lesson(
-        model, tiny.task(), asked, reading(said), scoring, GateConfig(**options), lambda n: None
-    )
+    gate = GateConfig(**options)
+    passes = (asked,) * gate.epochs
+    original = joined([reading(said)] * gate.epochs)
+    return Lesson(model, tiny.task(), passes, original, scoring, gate, lambda n: None)
 
 
 @pytest.mark.parametrize("name", ["llama", "bloom", "t5-gated"])
@@ -107,7 +136,7 @@ def test_the_gradient_of_the_loss_is_that_of_finite_differences(name: str) -> No
     )
     told = tiny.task().instructions[0]
     items = encode(model, tiny.task(), told, tiny.INSTANCES, end_token=False)
-    pairs = list(zip(teaching.questions, items, strict=True))
+    pairs = list(zip(teaching.passes[0], items, strict=True))
     config = AttributionConfig(tokens="sum", skip_first_token=False)
 
     def loss(gates: Gates) -> torch.Tensor:
@@ -157,10 +186,9 @@ def test_learning_raises_the_share_and_is_the_same_twice() -> None:
     chosen = [Neuron(site.module, i) for site in model.sites for i in range(4)]
     losses = []
     for _ in range(2):
-        teaching = lesson(model, epochs=3, learning_rate=0.2, gold_weight=0.0)
+        teaching = lesson(model, epochs=3, gold_weight=0.0)
         gates = Gates.of(model, chosen)
-        for _epoch in teaching.epochs(gates, seed=0):
-            pass
+        teaching.learn(gates, teaching.passes, steps(0.2))
         with gates.applied(model), torch.no_grad():
             said = predict(
                 model,
@@ -173,6 +201,75 @@ def test_learning_raises_the_share_and_is_the_same_twice() -> None:
     assert losses[0] == losses[1]
     assert losses[0][1] > lesson(model).original.objective + 0.05
     assert weights_digest(model.model) == model.digest
+
+
+def test_steps_shrink_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two passes of two steps: 4/4, 3/4, 2/4 and 1/4 of the rate. A constant gradient moves Adam by
+    # the whole rate every time.
+    model = tiny.loaded("llama")
+    teaching = lesson(model, epochs=2, batch_size=3)
+    assert [len(batches(asked, 3)) for asked in teaching.passes] == [2, 2]
+    gates = Gates.of(model, [Neuron(model.sites[0].module, 1)])
+    (values,) = gates.values.values()
+    monkeypatch.setattr(Lesson, "_loss_of", lambda *_: values.sum())
+    costs = teaching.learn(gates, teaching.passes, steps(0.1))
+    # Setting it back costs gradient x (1 - factor): before the third and the fourth step the factor
+    # is 0.825 and 0.775.
+    assert costs[model.sites[0].module].tolist() == pytest.approx([(0.175 + 0.225) / 2], abs=1e-4)
+    (factor,) = gates.factors()
+    assert factor == pytest.approx(1 - 0.1 * (1 + 0.75 + 0.5 + 0.25), abs=1e-4)
+
+
+# --- what is asked when ---------------------------------------------------------------------------
+
+
+def pool_of(n_blocks: int, size: int = 4) -> tuple[Instance, ...]:
+    return tuple(
+        tiny.instance(n, "Who?", ("a", "b"), 0, template=f"t{n % 3}", block=f"b{n // size}")
+        for n in range(n_blocks * size)
+    )
+
+
+def test_passes_ask_new_blocks_first_and_then_other_instructions() -> None:
+    task = tiny.task()
+    told = task.instructions
+    assert len(told) > 1
+    gate = GateConfig(instances=8, epochs=3, neurons=None)
+    wide = passes(task, pool_of(6), gate, seed=0)
+    assert [len(each) for each in wide] == [8, 8, 8]
+    assert len({q.instance.id for each in wide for q in each}) == 24
+    narrow = passes(task, pool_of(3), gate, seed=0)
+    asked = [(q.instance.block, q.instruction) for each in narrow for q in each]
+    # Three blocks for six places: each comes twice, under two instructions.
+    assert len(asked) == 24
+    assert len(set(asked)) == 6
+    assert all(len({q.instance.block for q in each}) == 2 for each in narrow)
+    for each in narrow:
+        for block in {q.instance.block for q in each}:
+            assert len({q.instruction for q in each if q.instance.block == block}) == 1
+    assert passes(task, pool_of(6), gate, seed=0) == wide
+    assert passes(task, pool_of(6), gate, seed=1) != wide
+    one = passes(
+        task, pool_of(6), GateConfig(instances=8, epochs=3, neurons=None, instructions=1), seed=0
+    )
+    assert {q.instruction for each in one for q in each} == {told[0]}
+
+
+def test_a_pass_over_a_small_pool_asks_each_block_once() -> None:
+    gate = GateConfig(instances=100, epochs=1, few_epochs=1)
+    assert [len(each) for each in passes(tiny.task(), pool_of(3), gate, seed=0)] == [12, 12]
+
+
+def test_blocks_are_not_divided_over_steps() -> None:
+    asked = [Question(i, "", 0) for i in pool_of(3, size=4)]
+    assert [len(b) for b in batches(asked, 4)] == [4, 4, 4]
+    assert [len(b) for b in batches(asked, 7)] == [4, 4, 4]
+    assert [len(b) for b in batches(asked, 8)] == [8, 4]
+    assert [len(b) for b in batches(asked, 1)] == [4, 4, 4]
+    singles = [Question(i, "", 0) for i in pool_of(5, size=1)]
+    assert [len(b) for b in batches(singles, 2)] == [2, 2, 1]
+    assert [q for b in batches(asked, 8) for q in b] == asked
+    assert batches([], 4) == []
 
 
 # --- which questions decide -----------------------------------------------------------------------
@@ -211,8 +308,8 @@ def fitting(model: LoadedModel, **overrides: Any) -> Fitting:
         "neurons": 6,
         "instances": 16,
         "deciding_instances": 16,
-        "epochs": 3,
-        "learning_rate": 0.5,
+        "learning_rate": 0.1,
+        "few_learning_rate": 0.3,
     }
     options = {**base.config.model_dump(exclude_unset=True), "gate": gate, **overrides}
     return replace(base, config=resolve(options))
@@ -227,8 +324,8 @@ def test_a_planted_pair_is_scaled_within_the_limits() -> None:
     described = fitted.describe()
     assert described["chosen"]["exceeded"] is None
     assert described["neurons"] == len(fitted.patch) == described["chosen"]["neurons"]
-    assert len(described["tried"]) == 3 * 2
-    assert all(0.0 <= factor <= 2.0 for factor in fitted.patch.by_neuron.values())
+    assert [each["strength"] for each in described["tried"]] == list(GateConfig().strengths)
+    assert all(-1.0 <= factor <= 3.0 for factor in fitted.patch.by_neuron.values())
     assert weights_digest(model.model) == model.digest
     assert Gated().excise(fitting(model)).patch == fitted.patch
 
@@ -236,7 +333,9 @@ def test_a_planted_pair_is_scaled_within_the_limits() -> None:
 def test_nothing_within_the_limits_is_an_empty_patch() -> None:
     # Without a step no state changes anything, so none is better than the original.
     model = planted_pair.planted()
-    fitted = Gated().excise(fitting(model, gate={"neurons": 4, "epochs": 1, "learning_rate": 1e-6}))
+    fitted = Gated().excise(
+        fitting(model, gate={"epochs": 1, "learning_rate": 1e-6, "few_learning_rate": 1e-6})
+    )
     assert len(fitted.patch) == 0
     assert fitted.describe()["chosen"] is None
 
@@ -266,10 +365,6 @@ def test_it_closes_the_gap_to_the_twin_on_the_test_bed(kind: str) -> None:
             "guard": {"max_loss": {"disambiguated": 0.01, "gold_probability": 0.1}},
             "gate": {
                 "neurons": 48,
-                "high": 2.0,
-                "sparsity": 0.0,
-                "learning_rate": 0.1,
-                "batch_size": 4,
                 "instances": 96,
                 "deciding_instances": 64,
             },

@@ -69,43 +69,56 @@ class GuardConfig(Section):
 class GateConfig(Section):
     """How `gated` learns factors; its limits on damage are `guard.max_loss`."""
 
-    neurons: Count = None
-    """Neurons that get a factor: the best by first-order effects; all by default."""
+    neurons: Count = 1024
+    """Neurons that keep a factor; every neuron begins with one."""
     sparsity: float = Field(default=0.1, ge=0, lt=1)
     """Pull of every factor towards 1, as a share of a step: factors that the steps do not push one
     way again and again stay at 1."""
     instances: int = Field(default=128, ge=1)
-    """Instances of find and tune that teach."""
-    deciding_instances: int = Field(default=192, ge=1)
+    """Instances of find and tune that a pass teaches, new ones in each pass while there are any."""
+    deciding_instances: int = Field(default=240, ge=1)
     """Instances of find and tune, of other templates, that decide how far to go."""
     deciding_share: float = Field(default=0.3, gt=0, lt=1)
     """Share of the templates of find and tune that decides."""
     instructions: Count = None
     """Instructions that take turns over their blocks; all by default."""
-    epochs: int = Field(default=5, ge=1)
-    """Passes over what teaches."""
+    epochs: int = Field(default=4, ge=1)
+    """Passes in which every neuron has a factor."""
     learning_rate: float = Field(default=0.02, gt=0)
-    """Step of Adam; no factor moves by much more in one batch."""
+    """First step of Adam, which shrinks to nothing; no factor moves by much more in one batch."""
     low: float = 0.0
     """Lowest factor; 0 removes a neuron."""
     high: float = Field(default=1.0, ge=1)
     """Highest factor."""
+    few_epochs: int = Field(default=2, ge=1)
+    """Passes after these, each with fewer neurons, the last with `neurons`."""
+    few_learning_rate: float = Field(default=0.05, gt=0)
+    """First step of Adam in each of them."""
+    few_low: float = -1.0
+    """Lowest factor in them."""
+    few_high: float = Field(default=3.0, ge=1)
+    """Highest factor in them."""
     decided_weight: float = Field(default=3.0, gt=0)
     """What a question whose context decides the answer weighs against an ambiguous one."""
     gold_weight: float = Field(default=1.0, ge=0)
     """What a nat of P(gold) per token lost in such contexts weighs."""
     batch_size: int = Field(default=4, ge=1)
-    """Questions in a step."""
-    strengths: tuple[Annotated[float, Field(gt=0)], ...] = (0.75, 1.0)
-    """How far of the way from 1 to the learned factors is tried after every pass."""
+    """Questions in a step; blocks are not divided."""
+    strengths: tuple[Annotated[float, Field(gt=0)], ...] = (0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+    """How far of the way from 1 to the learned factors is tried."""
 
     @model_validator(mode="after")
     def _check(self) -> GateConfig:
-        if self.low > 1:
-            raise ValueError("low must not be above 1, where factors start")
+        if max(self.low, self.few_low) > 1:
+            raise ValueError("low and few_low must not be above 1, where factors start")
         if not self.strengths:
             raise ValueError("strengths must hold at least one number")
         return self
+
+    @property
+    def passes(self) -> int:
+        """All passes."""
+        return self.epochs + (self.few_epochs if self.neurons else 0)
 
 
 class FinetuningConfig(Section):

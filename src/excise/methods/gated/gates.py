@@ -6,7 +6,7 @@ NeurIPS 2022, section 3.3); here only a few neurons have a factor, and the resul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +59,26 @@ class Gates:
         learned = [v for values in self.values.values() for v in values.detach().tolist()]
         # Four digits: what is written is what was decided about.
         return tuple(round(1.0 + strength * (value - 1.0), 4) for value in learned)
+
+    def only(self, costs: Mapping[str, torch.Tensor], count: int) -> Gates:
+        """Gates of the `count` neurons whose reset to 1 costs most, with the factors they have.
+
+        Args:
+            costs: module -> [its chosen neurons], as `Lesson.learn` gives them.
+            count: at least 1; more than there are keeps all.
+        """
+        flat = torch.cat([costs[module] for module in self.values])
+        chosen = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
+        chosen[flat.argsort(descending=True, stable=True)[:count]] = True
+        parts = torch.split(chosen, [len(values) for values in self.values.values()])
+        kept = {m: part for m, part in zip(self.values, parts, strict=True) if part.any()}
+        neurons = zip(self.neurons, chosen.tolist(), strict=True)
+        return Gates(
+            neurons=tuple(neuron for neuron, stays in neurons if stays),
+            values={m: self.values[m].detach()[part].requires_grad_() for m, part in kept.items()},
+            indices={m: self.indices[m][part] for m, part in kept.items()},
+            sizes={m: self.sizes[m] for m in kept},
+        )
 
     @torch.no_grad()
     def shrink(self, by: float) -> None:

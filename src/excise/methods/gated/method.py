@@ -1,4 +1,4 @@
-"""Gated excision: candidates by first-order effects, factors by gradient, the decision by measure.
+"""Gated excision: factors by gradient, of all neurons and then of few; the decision by measure.
 
 Questions of some templates teach the factors; questions of other templates decide how far to go: a
 state counts only if what it lost there is within the limits.
@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from excise.attribution import competing_sites
-from excise.attribution.effects import Question
 from excise.errors import ConfigError
 from excise.methods.gated.gates import Gates
-from excise.methods.gated.training import Lesson
+from excise.methods.gated.passes import passes
+from excise.methods.gated.training import Lesson, Steps
 from excise.methods.guarded.cost import Cost
 from excise.methods.guarded.guards import OWN, OtherTask, check_names, other_tasks, own_limits
 from excise.methods.guarded.panel import Panel, Reading, questions
-from excise.methods.guarded.proposals import Proposer
 from excise.methods.method import Excision, Fitted, Fitting
 from excise.models import LoadedModel, packed_linears
 from excise.patches import Patch, scaled_outputs
@@ -38,7 +37,6 @@ State = dict[Neuron, float]
 class Tried:
     """One state that was measured on the deciding questions."""
 
-    epoch: int
     strength: float
     factors: State
     reading: Reading
@@ -49,7 +47,6 @@ class Tried:
     def described(self) -> dict[str, Any]:
         """Values as JSON."""
         return {
-            "epoch": self.epoch,
             "strength": self.strength,
             "neurons": len(self.factors),
             **self.reading.summary(),
@@ -90,27 +87,32 @@ class Gated:
         teach, decide = held_out(
             fitting.split.find + fitting.split.tune, gate.deciding_share, fitting.seed
         )
-        asked = [
-            questions(task, pool, sizes=(size,), instructions=gate.instructions, seed=fitting.seed)[
-                0
-            ]
-            for pool, size in ((teach, gate.instances), (decide, gate.deciding_instances))
-        ]
-        panels = [Panel(loaded, task, each, config.scoring, cost.scored) for each in asked]
+        taught = passes(task, teach, gate, fitting.seed)
+        asked = tuple(question for each in taught for question in each)
+        deciding, _ = questions(
+            task,
+            decide,
+            sizes=(gate.deciding_instances,),
+            instructions=gate.instructions,
+            seed=fitting.seed,
+        )
+        panels = [Panel(loaded, task, q, config.scoring, cost.scored) for q in (asked, deciding)]
         with packed_linears(loaded.model):
             teaching, original = (panel.read() for panel in panels)
         others = other_tasks(loaded, task, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(config.guard.max_loss, original) | {o.name: o.limit for o in others}
-        fitting.progress.stage(f"{task.name}: proposing neurons")
-        gates = Gates.of(loaded, _candidates(fitting, asked[0], cost))
-        lesson = Lesson(loaded, task, asked[0], teaching, config.scoring, gate, cost.attributed)
+        lesson = Lesson(loaded, task, taught, teaching, config.scoring, gate, cost.attributed)
         judge = _Judge(loaded, panels[1], original, limits, others)
-        tried: list[Tried] = []
         fitting.progress.stage(f"{task.name}: learning factors")
-        for epoch in lesson.epochs(gates, fitting.seed):
-            for strength in gate.strengths:
-                factors = dict(zip(gates.neurons, gates.factors(strength), strict=True))
-                tried.append(judge.tried(epoch, strength, _changed(factors)))
+        sites = competing_sites(loaded, config.attribution)
+        gates, path = _learned(lesson, [Neuron(s.module, i) for s in sites for i in range(s.size)])
+        fitting.progress.stage(f"{task.name}: deciding how far")
+        tried = [
+            judge.tried(
+                strength, _changed(dict(zip(gates.neurons, gates.factors(strength), strict=True)))
+            )
+            for strength in gate.strengths
+        ]
         best = self._best(tried, original)
         state = best.factors if best else {}
         patch = Patch(
@@ -122,7 +124,7 @@ class Gated:
             factors=tuple(state.values()),
         )
         facts = {
-            "candidates": len(gates.neurons),
+            "neurons_with_factors": path,
             "templates": {
                 "teach": len({i.template for i in teach}),
                 "decide": len({i.template for i in decide}),
@@ -157,7 +159,7 @@ class _Judge:
     limits: Mapping[str, float]
     others: tuple[OtherTask, ...]
 
-    def tried(self, epoch: int, strength: float, factors: State) -> Tried:
+    def tried(self, strength: float, factors: State) -> Tried:
         """One state, other tasks asked only where the own limits hold."""
         neurons = tuple(factors)
         with (
@@ -168,7 +170,7 @@ class _Judge:
             losses = {n: OWN[n](self.original, reading) for n in self.limits if n in OWN}
             if self._exceeded(losses) is None:
                 losses |= {other.name: other.loss() for other in self.others}
-        return Tried(epoch, strength, factors, reading, losses, self._exceeded(losses))
+        return Tried(strength, factors, reading, losses, self._exceeded(losses))
 
     def _exceeded(self, losses: Mapping[str, float]) -> str | None:
         # Rounding: 1/2 - 0.48 is a hair above 0.02. A NaN is above every limit.
@@ -217,15 +219,23 @@ def _changed(factors: State) -> State:
     return {n: factor for n, factor in factors.items() if abs(factor - 1.0) >= _UNCHANGED}
 
 
-def _candidates(fitting: Fitting, asked: tuple[Question, ...], cost: Cost) -> Sequence[Neuron]:
-    """All neurons that compete, or the best by first-order effects in either direction."""
-    config = fitting.config
-    if config.gate.neurons is None:
-        sites = competing_sites(fitting.loaded, config.attribution)
-        return [Neuron(site.module, index) for site in sites for index in range(site.size)]
-    guard = config.guard.model_copy(
-        update={"factors": (0.0, 2.0), "candidates": config.gate.neurons}
-    )
-    proposing = config.model_copy(update={"guard": guard})
-    proposer = Proposer(fitting.loaded, fitting.task, proposing, asked, cost.attributed)
-    return [move.neuron for move in proposer.by_effects()]
+def _learned(lesson: Lesson, candidates: Sequence[Neuron]) -> tuple[Gates, list[int]]:
+    """The factors, of as many neurons as wanted, and how many there were in each stage.
+
+    All neurons first; then those whose reset would cost most stay, fewer in every further pass.
+    """
+    gate, asked = lesson.config, lesson.passes
+    gates = Gates.of(lesson.loaded, candidates)
+    wide = Steps(gate.learning_rate, gate.low, gate.high, gate.sparsity)
+    costs = lesson.learn(gates, asked[: gate.epochs], wide)
+    path = [len(gates.neurons)]
+    if gate.neurons is None:
+        return gates, path
+    moved = max(1, sum(abs(factor - 1.0) >= _UNCHANGED for factor in gates.factors()))
+    few = Steps(gate.few_learning_rate, gate.few_low, gate.few_high, 0.0)
+    for number in range(1, gate.few_epochs + 1):
+        ratio = min(1.0, gate.neurons / moved) ** (number / gate.few_epochs)
+        gates = gates.only(costs, round(moved * ratio))
+        costs = lesson.learn(gates, asked[gate.epochs + number - 1 :][:1], few)
+        path.append(len(gates.neurons))
+    return gates, path

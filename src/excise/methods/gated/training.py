@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
 import torch
 
 from excise.attribution.effects import Question, batched, compared
@@ -13,9 +13,22 @@ from excise.attribution.layouts import layout_for
 from excise.config import AttributionConfig, GateConfig, ScoringConfig
 from excise.evaluation.choices import how_compared
 from excise.methods.gated.gates import Gates
+from excise.methods.gated.passes import batches
 from excise.methods.guarded.panel import Reading
 from excise.models import LoadedModel, packed_linears
 from excise.types import Task
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How factors move."""
+
+    rate: float
+    """The first step of Adam."""
+    low: float
+    high: float
+    sparsity: float
+    """Pull towards 1, as a share of a step."""
 
 
 @dataclass(frozen=True)
@@ -24,43 +37,62 @@ class Lesson:
 
     loaded: LoadedModel
     task: Task
-    questions: tuple[Question, ...]
+    passes: tuple[tuple[Question, ...], ...]
+    """What each pass asks."""
     original: Reading
-    """The unpatched model's answers to these questions."""
+    """The unpatched model's answers to these questions, pass after pass."""
     scoring: ScoringConfig
     config: GateConfig
     advance: Callable[[int], None]
 
-    def epochs(self, gates: Gates, seed: int) -> Iterator[int]:
-        """Learn; pauses after each pass over the questions, with its number.
+    def learn(
+        self, gates: Gates, passes: Sequence[Sequence[Question]], how: Steps
+    ) -> dict[str, torch.Tensor]:
+        """Move the factors, in steps that shrink to nothing.
 
-        The model is free to be asked in the pauses, with any patch.
+        Large last steps would leave them anywhere between "unknown" everywhere and nowhere.
+
+        Args:
+            gates: are changed.
+            passes: some of this lesson's.
+            how: size of the first step, and the range.
+
+        Returns:
+            Module -> [its chosen neurons] what it would cost to set a factor back to 1, in nats of
+            loss a step, to first order: gradient x (1 - factor), mean over the last pass.
         """
-        config = self.config
-        optimiser = torch.optim.Adam(gates.values.values(), lr=config.learning_rate)
-        generator = np.random.default_rng([seed, 1])
-        batches = batched(
-            self.loaded, self.task, self.questions, config.batch_size, self.scoring.end_token
-        )
-        places = {(q.instance.id, q.instruction): n for n, q in enumerate(self.questions)}
-        for epoch in range(config.epochs):
-            with packed_linears(self.loaded.model, gradients=True), gates.applied(self.loaded):
-                for number in generator.permutation(len(batches)):
-                    batch = batches[number]
-                    asked = [q for q, _ in batch]
-                    layout = layout_for(self.loaded, [item for _, item in batch], _EVERY_TOKEN)
-                    likelihoods = layout.log_likelihoods()
-                    normalisation = how_compared(self.loaded, self.task, self.scoring)
-                    answers = compared(likelihoods, batch, normalisation)
-                    rows = [places[q.instance.id, q.instruction] for q in asked]
-                    loss = self.loss(answers, rows)
-                    optimiser.zero_grad()
-                    torch.autograd.backward(loss)
-                    optimiser.step()
-                    gates.shrink(config.sparsity * config.learning_rate)
-                    gates.clamp(config.low, config.high)
-                    self.advance(len(batch))
-            yield epoch
+        optimiser = torch.optim.Adam(gates.values.values(), lr=how.rate)
+        size = self.config.batch_size
+        steps = [(n, batch) for n, asked in enumerate(passes) for batch in batches(asked, size)]
+        costs = {module: torch.zeros_like(values) for module, values in gates.values.items()}
+        last = [number for number, _ in steps].count(len(passes) - 1)
+        with packed_linears(self.loaded.model, gradients=True), gates.applied(self.loaded):
+            for done, (number, batch) in enumerate(steps):
+                rate = how.rate * (1 - done / len(steps))
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                optimiser.zero_grad()
+                torch.autograd.backward(self._loss_of(batch))
+                if number == len(passes) - 1:
+                    for module, values in gates.values.items():
+                        costs[module] += _cost_of_1(values) / last
+                optimiser.step()
+                gates.shrink(how.sparsity * rate)
+                gates.clamp(how.low, how.high)
+                self.advance(len(batch))
+        return costs
+
+    def _loss_of(self, batch: Sequence[Question]) -> torch.Tensor:
+        (pairs,) = batched(self.loaded, self.task, batch, len(batch), self.scoring.end_token)
+        layout = layout_for(self.loaded, [item for _, item in pairs], _EVERY_TOKEN)
+        normalisation = how_compared(self.loaded, self.task, self.scoring)
+        answers = compared(layout.log_likelihoods(), pairs, normalisation)
+        return self.loss(answers, [self._places[_name(question)] for question, _ in pairs])
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, str], int]:
+        asked = [question for each in self.passes for question in each]
+        return {_name(question): place for place, question in enumerate(asked)}
 
     def loss(
         self, answers: Sequence[tuple[torch.Tensor, torch.Tensor, int]], rows: Sequence[int]
@@ -90,3 +122,13 @@ class Lesson:
 
 _EVERY_TOKEN = AttributionConfig(tokens="sum", skip_first_token=False)
 """The layout's share of the attribution's options does not matter here."""
+
+
+def _name(question: Question) -> tuple[str, str]:
+    return question.instance.id, question.instruction
+
+
+@torch.no_grad()
+def _cost_of_1(values: torch.Tensor) -> torch.Tensor:
+    assert values.grad is not None
+    return values.grad * (1 - values)

@@ -3,7 +3,7 @@
 Fits on find and tune, measures on 160 test items and 160 items of the second task, two instructions
 each. Prints the rows of the table in docs/testbed.md.
 
-    python studies/testbed_methods.py crispr guarded
+    python studies/testbed_methods.py crispr guarded gated
 """
 
 import sys
@@ -29,7 +29,7 @@ GUARD = {
     "rounds": 3,
     "neurons": 40,
 }
-CONFIG = resolve({"preset": "v2", "guard": GUARD})
+CONFIG = resolve({"preset": "v2", "guard": GUARD, "gate": {"neurons": 40, "few_only": True}})
 
 
 def shares(loaded):

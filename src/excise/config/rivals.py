@@ -70,11 +70,11 @@ class GateConfig(Section):
     """How `gated` learns factors; its limits on damage are `guard.max_loss`."""
 
     neurons: Count = 1024
-    """Neurons that keep a factor; every neuron begins with one."""
+    """Neurons that learn on after all have, the few."""
     sparsity: float = Field(default=0.1, ge=0, lt=1)
     """Pull of every factor towards 1, as a share of a step: factors that the steps do not push one
     way again and again stay at 1."""
-    instances: int = Field(default=128, ge=1)
+    instances: int = Field(default=96, ge=1)
     """Instances of find and tune that a pass teaches, new ones in each pass while there are any."""
     deciding_instances: int = Field(default=240, ge=1)
     """Instances of find and tune, of other templates, that decide how far to go."""
@@ -82,7 +82,7 @@ class GateConfig(Section):
     """Share of the templates of find and tune that decides."""
     instructions: Count = None
     """Instructions that take turns over their blocks; all by default."""
-    epochs: int = Field(default=4, ge=1)
+    epochs: int = Field(default=5, ge=1)
     """Passes in which every neuron has a factor."""
     learning_rate: float = Field(default=0.02, gt=0)
     """First step of Adam, which shrinks to nothing; no factor moves by much more in one batch."""
@@ -98,14 +98,19 @@ class GateConfig(Section):
     """Lowest factor in them."""
     few_high: float = Field(default=3.0, ge=1)
     """Highest factor in them."""
+    few_tolerance: float = Field(default=0.02, ge=0)
+    """Accuracy that the few may be below all neurons, and still be the patch."""
+    few_only: bool = False
+    """Whether the few are the patch or none."""
     decided_weight: float = Field(default=3.0, gt=0)
     """What a question whose context decides the answer weighs against an ambiguous one."""
     gold_weight: float = Field(default=1.0, ge=0)
     """What a nat of P(gold) per token lost in such contexts weighs."""
     batch_size: int = Field(default=4, ge=1)
     """Questions in a step; blocks are not divided."""
-    strengths: tuple[Annotated[float, Field(gt=0)], ...] = (0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-    """How far of the way from 1 to the learned factors is tried."""
+    strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    """How far of the way from 1 to the learned factors is tried, the strongest first, until one
+    holds the limits."""
 
     @model_validator(mode="after")
     def _check(self) -> GateConfig:

@@ -18,9 +18,10 @@ from excise.types import AnyTask, FloatArray, Neuron, Split, Task
 ORIGINAL = "original"
 
 _COMMON = ("split_by", "split_seed", "scoring")
-_ALL_SECTIONS = ("attribution", "selection", "patch", "guard", "finetuning", "calibration")
+_ALL_SECTIONS = ("attribution", "selection", "patch", "guard", "gate", "finetuning", "calibration")
 _OWN_SECTIONS: Mapping[str, tuple[str, ...]] = {
     "cc": ("calibration",),
+    "gated": ("attribution", "guard", "gate"),
     "dc": ("calibration",),
     "finetune": ("finetuning",),
     "crispr": ("attribution", "selection", "patch"),

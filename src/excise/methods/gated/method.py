@@ -30,6 +30,9 @@ from excise.types import Instance, Neuron
 _UNCHANGED = 0.02
 """Factors that differ from 1 by less are left at 1."""
 
+_DECIDING = 21
+"""Stream of random numbers of its own, beside those of splits and passes."""
+
 State = dict[Neuron, float]
 
 
@@ -84,6 +87,8 @@ class Gated:
             )
         began, cost = time.monotonic(), Cost(fitting.progress)
         gate = config.gate
+        sites = competing_sites(loaded, config.attribution)
+        gates = Gates.of(loaded, [Neuron(s.module, i) for s in sites for i in range(s.size)])
         teach, decide = held_out(
             fitting.split.find + fitting.split.tune, gate.deciding_share, fitting.seed
         )
@@ -104,16 +109,10 @@ class Gated:
         lesson = Lesson(loaded, task, taught, teaching, config.scoring, gate, cost.attributed)
         judge = _Judge(loaded, panels[1], original, limits, others)
         fitting.progress.stage(f"{task.name}: learning factors")
-        sites = competing_sites(loaded, config.attribution)
-        gates, path = _learned(lesson, [Neuron(s.module, i) for s in sites for i in range(s.size)])
+        stages = _learned(lesson, gates)
         fitting.progress.stage(f"{task.name}: deciding how far")
-        tried = [
-            judge.tried(
-                strength, _changed(dict(zip(gates.neurons, gates.factors(strength), strict=True)))
-            )
-            for strength in gate.strengths
-        ]
-        best = self._best(tried, original)
+        tried = [state for gates in stages for state in judge.down(gates, gate.strengths)]
+        best = _best(tried, original, gate.few_tolerance)
         state = best.factors if best else {}
         patch = Patch(
             neurons=tuple(state),
@@ -124,7 +123,7 @@ class Gated:
             factors=tuple(state.values()),
         )
         facts = {
-            "neurons_with_factors": path,
+            "neurons_with_factors": [len(gates.neurons) for gates in stages],
             "templates": {
                 "teach": len({i.template for i in teach}),
                 "decide": len({i.template for i in decide}),
@@ -137,16 +136,6 @@ class Gated:
             "seconds": round(time.monotonic() - began, 1),
         }
         return Excision(self.name, patch, facts)
-
-    def _best(self, tried: list[Tried], original: Reading) -> Tried | None:
-        """The best measured state within the limits, if it is better than the original.
-
-        By accuracy, contexts of both kinds with equal weight, which is what is reported; the
-        objective breaks ties.
-        """
-        within = [each for each in tried if each.exceeded is None and each.factors]
-        best = max(within, key=lambda each: _worth(each.reading), default=None)
-        return best if best and _worth(best.reading) > _worth(original) else None
 
 
 @dataclass(frozen=True)
@@ -171,6 +160,18 @@ class _Judge:
             if self._exceeded(losses) is None:
                 losses |= {other.name: other.loss() for other in self.others}
         return Tried(strength, factors, reading, losses, self._exceeded(losses))
+
+    def down(self, gates: Gates, strengths: Sequence[float]) -> list[Tried]:
+        """States from the strongest down, until one holds the limits.
+
+        The best of many would hold them by luck.
+        """
+        states: list[Tried] = []
+        for strength in sorted(strengths, reverse=True):
+            states.append(self.tried(strength, _moved(gates, strength)))
+            if states[-1].exceeded is None:
+                break
+        return states
 
     def _exceeded(self, losses: Mapping[str, float]) -> str | None:
         # Rounding: 1/2 - 0.48 is a hair above 0.02. A NaN is above every limit.
@@ -200,7 +201,7 @@ def held_out(
         raise ConfigError(
             "method 'gated' needs two questions at least, one to learn from and one to decide by."
         )
-    order = np.random.default_rng([seed, 2]).permutation(len(names))
+    order = np.random.default_rng([seed, _DECIDING]).permutation(len(names))
     n_deciding = min(len(names) - 1, max(1, math.ceil(share * len(names))))
     deciding = {names[place] for place in order[:n_deciding]}
     return (
@@ -209,33 +210,52 @@ def held_out(
     )
 
 
-def _worth(reading: Reading) -> tuple[float, float]:
+def _worth(state: Tried) -> tuple[float, float]:
+    return _worth_of(state.reading)
+
+
+def _worth_of(reading: Reading) -> tuple[float, float]:
     parts = [reading.accuracy(among) for among in (reading.decided, ~reading.decided)]
     known = [part for part in parts if part is not None]
     return float(np.mean(known)), reading.objective
 
 
-def _changed(factors: State) -> State:
-    return {n: factor for n, factor in factors.items() if abs(factor - 1.0) >= _UNCHANGED}
+def _moved(gates: Gates, strength: float = 1.0) -> State:
+    """Neurons whose learned factors differ from 1, with factors part of the way."""
+    learned = zip(gates.neurons, gates.factors(), gates.factors(strength), strict=True)
+    return {n: part for n, whole, part in learned if abs(whole - 1.0) >= _UNCHANGED}
 
 
-def _learned(lesson: Lesson, candidates: Sequence[Neuron]) -> tuple[Gates, list[int]]:
-    """The factors, of as many neurons as wanted, and how many there were in each stage.
+def _learned(lesson: Lesson, every: Gates) -> list[Gates]:
+    """The factors of all neurons, and of as few as wanted; whichever may be the patch.
 
-    All neurons first; then those whose reset would cost most stay, fewer in every further pass.
+    Those whose reset would cost most stay, fewer in every further pass.
     """
     gate, asked = lesson.config, lesson.passes
-    gates = Gates.of(lesson.loaded, candidates)
     wide = Steps(gate.learning_rate, gate.low, gate.high, gate.sparsity)
-    costs = lesson.learn(gates, asked[: gate.epochs], wide)
-    path = [len(gates.neurons)]
-    if gate.neurons is None:
-        return gates, path
-    moved = max(1, sum(abs(factor - 1.0) >= _UNCHANGED for factor in gates.factors()))
+    costs = lesson.learn(every, asked[: gate.epochs], wide)
+    moved = len(_moved(every))
+    if gate.neurons is None or not moved:
+        return [every]
+    gates = every
     few = Steps(gate.few_learning_rate, gate.few_low, gate.few_high, 0.0)
     for number in range(1, gate.few_epochs + 1):
         ratio = min(1.0, gate.neurons / moved) ** (number / gate.few_epochs)
         gates = gates.only(costs, round(moved * ratio))
         costs = lesson.learn(gates, asked[gate.epochs + number - 1 :][:1], few)
-        path.append(len(gates.neurons))
-    return gates, path
+    return [gates] if gate.few_only else [every, gates]
+
+
+def _best(tried: Sequence[Tried], original: Reading, tolerance: float) -> Tried | None:
+    """A state within the limits that is better than the original: as few neurons as will do.
+
+    Accuracy decides, contexts of both kinds with equal weight, which is what is reported; the
+    objective breaks ties between states.
+    """
+    within = [each for each in tried if each.exceeded is None]
+    better = [each for each in within if _worth(each)[0] > _worth_of(original)[0]]
+    best = max(better, key=_worth, default=None)
+    if best is None:
+        return None
+    as_good = [each for each in better if _worth(each)[0] >= _worth(best)[0] - tolerance]
+    return min(as_good, key=lambda each: len(each.factors))

@@ -11,6 +11,9 @@ from excise.config import GateConfig
 from excise.splits import sample
 from excise.types import Instance, Task
 
+_ORDER = 22
+"""Stream of random numbers of its own."""
+
 
 def passes(
     task: Task, pool: Sequence[Instance], gate: GateConfig, seed: int
@@ -18,7 +21,7 @@ def passes(
     """The questions of every pass: whole blocks, new ones as long as the pool has any.
 
     Each block is asked under one instruction; the instructions take turns, and a block that comes
-    back in a later pass is asked under another.
+    back in a later pass is asked under the next one.
 
     Args:
         task: whose instructions.
@@ -30,7 +33,7 @@ def passes(
     blocks: dict[str, list[Instance]] = {}
     for instance in sample(pool, gate.instances * gate.passes, seed=seed, unit="block"):
         blocks.setdefault(instance.block, []).append(instance)
-    order = np.random.default_rng([seed, 1]).permutation(len(blocks))
+    order = np.random.default_rng([seed, _ORDER]).permutation(len(blocks))
     names = [list(blocks)[place] for place in order]
     made: list[tuple[Question, ...]] = []
     drawn = 0

@@ -11,6 +11,7 @@ import torch
 from excise.attribution.effects import Question, batched, compared
 from excise.attribution.layouts import layout_for
 from excise.config import AttributionConfig, GateConfig, ScoringConfig
+from excise.errors import NonFiniteError
 from excise.evaluation.choices import how_compared
 from excise.methods.gated.gates import Gates
 from excise.methods.gated.passes import batches
@@ -72,7 +73,13 @@ class Lesson:
                 for group in optimiser.param_groups:
                     group["lr"] = rate
                 optimiser.zero_grad()
-                torch.autograd.backward(self._loss_of(batch))
+                loss = self._loss_of(batch)
+                if not bool(loss.isfinite()):
+                    raise NonFiniteError(
+                        f"the loss is not finite for instance {batch[0].instance.id!r} and others "
+                        "of its step; use --dtype float32, or check the checkpoint for NaN weights."
+                    )
+                torch.autograd.backward(loss)
                 if number == len(passes) - 1:
                     for module, values in gates.values.items():
                         costs[module] += _cost_of_1(values) / last
@@ -115,10 +122,13 @@ class Lesson:
             if not decided[row]:
                 terms.append(-share)
                 continue
-            lost = torch.relu(float(self.original.gold[row]) - per_token[gold])
+            lost = torch.relu(float(self.original.gold[row]) - per_token[gold] - _ROUNDING)
             terms.append(-weight * share + config.gold_weight * lost)
         return torch.stack(terms).mean()
 
+
+_ROUNDING = 1e-3
+"""Nats per token that scoring in other batches may differ by; factors of 1 lose nothing."""
 
 _EVERY_TOKEN = AttributionConfig(tokens="sum", skip_first_token=False)
 """The layout's share of the attribution's options does not matter here."""

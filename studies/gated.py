@@ -15,7 +15,7 @@ import math
 
 from excise.config import resolve
 from excise.methods import Fitting, method_named
-from excise.methods.gated import method
+from excise.methods.gated import deciding
 from excise.methods.guarded.panel import Panel, questions
 from excise.models import load, packed_linears
 from excise.patches import scaled_outputs
@@ -48,7 +48,7 @@ if __name__ == "__main__":
         panel = Panel(loaded, task, asked, config.scoring, lambda prompts: None)
         with packed_linears(loaded.model):
             print(f"test, original: {shown(panel.read())}")
-    judged = method._Judge.tried
+    judged = deciding.Judge.tried
 
     def watched(judge, strength, factors):
         """The state as the method measures it, and on the test items beside it."""
@@ -62,7 +62,7 @@ if __name__ == "__main__":
         print(line, flush=True)
         return tried
 
-    method._Judge.tried = watched
+    deciding.Judge.tried = watched
     fitted = method_named("gated").fit(
         Fitting(loaded=loaded, task=task, split=split, config=config, seed=given.trial)
     )

@@ -12,12 +12,13 @@ import pytest
 import tiny
 from cli_models import WORKPLACE, excise, save
 from excise.cli.options import DEFAULT
+from excise.config import resolve
 from excise.errors import ConfigError, UnknownNameError
 from excise.experiments import chosen, groups, model_presets, names, reproduce
 from excise.experiments import lab as laboratory
 from excise.experiments.catalogue import definition
 from excise.experiments.definition import Measure, NotApplicableError
-from excise.experiments.fits import MemoryJournal
+from excise.experiments.fits import Fit, MemoryJournal, key_of
 from excise.experiments.kinds.benchmarks import Benchmarks
 from excise.experiments.kinds.matrix import Matrix
 from excise.experiments.kinds.questions import Questions
@@ -310,6 +311,25 @@ def test_a_fit_with_weights_of_its_own_is_asked_under_its_own_key(llama: Any) ->
     assert work._key(dc[0]) != work._key(dc[1])
     with pytest.raises(NotApplicableError, match="excises no neurons"):
         work.patch(fit)
+
+
+@pytest.mark.parametrize(
+    ("method", "section", "mine"),
+    [
+        ("gated", {"gate": {"neurons": 7}}, True),
+        ("gated", {"guard": {"max_loss": {"disambiguated": 0.1}}}, True),
+        ("gated", {"finetuning": {"rank": 3}}, False),
+        ("cc", {"gate": {"neurons": 7}}, False),
+    ],
+)
+def test_a_fit_is_kept_under_the_options_that_decide_it(
+    llama: Any, method: str, section: dict[str, Any], mine: bool
+) -> None:
+    task = tiny.task()
+    keys = {
+        key_of(llama, Fit(method, task.name, 0, resolve(given)), task) for given in ({}, section)
+    }
+    assert len(keys) == (2 if mine else 1)
 
 
 # --- what a model cannot be asked -----------------------------------------------------------------

@@ -16,13 +16,13 @@ import tiny
 from excise.attribution.effects import Question, compared
 from excise.attribution.layouts import layout_for
 from excise.config import AttributionConfig, GateConfig, RunConfig, ScoringConfig, resolve
-from excise.errors import ConfigError
+from excise.errors import ConfigError, NonFiniteError
 from excise.evaluation import predict
 from excise.methods import METHODS, Excision, Fitting
 from excise.methods.gated import Gated
+from excise.methods.gated.deciding import Judge, Tried, best_of, moved_by
 from excise.methods.gated.gates import Gates
-from excise.methods.gated.method import held_out
-from excise.methods.gated.passes import batches, passes
+from excise.methods.gated.passes import batches, held_out, passes
 from excise.methods.gated.training import Lesson, Steps
 from excise.methods.guarded.panel import Reading, joined, reading
 from excise.models import LoadedModel, load, weights_digest
@@ -179,6 +179,35 @@ def test_the_loss_by_hand() -> None:
     answers = [(half, torch.tensor([-5.0, -5.0]), 0), (quarter, torch.tensor([-1.0, -1.5]), 1)]
     loss = Lesson.loss(made, answers, [0, 1])  # type: ignore[arg-type]
     assert float(loss) == pytest.approx((math.log(2) + 3 * math.log(4) + 2 * 0.499) / 2)
+
+
+def test_each_question_is_held_against_its_own_original() -> None:
+    # Two instructions and prompts of several lengths: the batch is sorted, the readings are not.
+    model = tiny.loaded("llama")
+    task = tiny.task()
+    asked = tuple(
+        Question(instance, told, 0) for told in task.instructions for instance in tiny.INSTANCES
+    )
+    scoring = ScoringConfig(normalisation="per_token")
+    readings = [
+        reading(predict(model, task, tiny.INSTANCES, scoring, instructions=(told,)))
+        for told in task.instructions
+    ]
+    original = joined(readings)
+    raised = original.gold + 0.1 * np.arange(len(original.gold))
+    config = GateConfig(gold_weight=10.0)
+    teaching = Lesson(
+        model, task, (asked,), replace(original, gold=raised), scoring, config, lambda n: None
+    )
+    chosen = [8, 1, 6, 3]
+    with torch.no_grad():
+        got = float(teaching._loss_of([asked[n] for n in chosen]))
+    by_hand = []
+    for n in chosen:
+        weight = 3.0 if original.decided[n] and not original.decided.all() else 1.0
+        lost = max(0.0, 0.1 * n - 1e-3) if original.decided[n] else 0.0
+        by_hand.append(-weight * original.share[n] + 10.0 * lost)
+    assert got == pytest.approx(np.mean(by_hand), abs=1e-4)
 
 
 def test_learning_raises_the_share_and_is_the_same_twice() -> None:
@@ -340,6 +369,107 @@ def test_nothing_within_the_limits_is_an_empty_patch() -> None:
     )
     assert len(fitted.patch) == 0
     assert fitted.describe()["chosen"] is None
+
+
+def read(right_ambiguous: int, right_decided: int, objective: float = -1.0) -> Reading:
+    """Ten questions of each kind."""
+    right = [n < right_ambiguous for n in range(10)] + [n < right_decided for n in range(10)]
+    return Reading(
+        correct=np.array(right),
+        share=np.full(20, objective),
+        gold=np.zeros(20),
+        decided=np.arange(20) >= 10,
+    )
+
+
+def state(n: int, reading: Reading, exceeded: str | None = None) -> Tried:
+    factors = {Neuron("m", index): 0.5 for index in range(n)}
+    return Tried(1.0, factors, reading, {}, exceeded)
+
+
+def test_the_fewest_neurons_that_will_do_are_chosen() -> None:
+    original = read(2, 8)
+    many, few = state(50, read(9, 8)), state(5, read(8, 8))  # 0.85 and 0.80
+    assert best_of([many, few], original, 0.02) is many
+    assert best_of([many, few], original, 0.05 + 1e-9) is few
+    assert best_of([state(50, read(9, 8), "disambiguated"), few], original, 0.0) is few
+    # The objective alone is no gain, but decides between equals.
+    assert best_of([state(3, read(2, 8, -0.1))], original, 0.0) is None
+    tie = state(5, read(9, 8, -0.5))
+    assert best_of([state(5, read(9, 8, -0.9)), tie], original, 0.0) is tie
+    assert best_of([], original, 0.0) is None
+
+
+def test_strengths_scale_what_moved_at_full_strength() -> None:
+    model = tiny.loaded("llama")
+    module = model.sites[0].module
+    gates = Gates.of(model, [Neuron(module, n) for n in range(3)])
+    with torch.no_grad():
+        gates.values[module].copy_(torch.tensor([0.97, 0.99, 0.5]))
+    assert moved_by(gates) == {Neuron(module, 0): 0.97, Neuron(module, 2): 0.5}
+    assert moved_by(gates, 0.5) == {Neuron(module, 0): 0.985, Neuron(module, 2): 0.75}
+
+
+def test_states_are_asked_from_the_strongest_down_until_one_holds() -> None:
+    losses = {1.0: 0.3, 0.8: 0.1, 0.6: 0.02, 0.4: 0.0}
+    asked = []
+
+    class Counting(Judge):
+        def tried(self, strength: float, factors: Any) -> Tried:
+            asked.append(strength)
+            lost = losses[strength]
+            return state(1, read(5, 5), "disambiguated" if lost > 0.02 else None)
+
+    model = tiny.loaded("llama")
+    gates = Gates.of(model, [Neuron(model.sites[0].module, 0)])
+    nothing: Any = None
+    judge = Counting(model, nothing, read(5, 5), {"disambiguated": 0.02}, ())
+    states = judge.down(gates, (0.4, 0.6, 0.8, 1.0))
+    assert asked == [1.0, 0.8, 0.6]
+    assert [each.exceeded for each in states] == ["disambiguated", "disambiguated", None]
+
+
+def test_states_beyond_the_limits_are_refused() -> None:
+    # Taught by ambiguous questions alone, the model says "unknown" in the other contexts, too.
+    model = planted_pair.planted()
+    gate = {
+        "neurons": "all",
+        "instances": 16,
+        "deciding_instances": 16,
+        "decided_weight": 1e-6,
+        "gold_weight": 0.0,
+        "learning_rate": 0.3,
+        "strengths": (1.0,),
+    }
+    for limit, exceeded in ((0.0, "disambiguated"), (1.0, None)):
+        guard = {"max_loss": {"disambiguated": limit, "gold_probability": 1.0}}
+        fitted = Gated().excise(fitting(model, gate=gate, guard=guard))
+        (tried,) = fitted.describe()["tried"]
+        assert tried["losses"]["disambiguated"] > 0.0
+        assert tried["exceeded"] == exceeded
+        # What is won in one kind is lost in the other: no gain, limits or not.
+        assert fitted.describe()["chosen"] is None
+        assert len(fitted.patch) == 0
+
+
+@pytest.mark.parametrize(("few_only", "sizes"), [(False, [448, 6]), (True, [6])])
+def test_the_few_alone_if_wanted(few_only: bool, sizes: list[int]) -> None:
+    model = planted_pair.planted()
+    gate = {"neurons": 6, "instances": 16, "deciding_instances": 16, "few_only": few_only}
+    fitted = Gated().excise(fitting(model, gate=gate))
+    assert fitted.describe()["neurons_with_factors"] == sizes
+    everything = {"neurons": "all", "instances": 16, "deciding_instances": 16}
+    fitted = Gated().excise(fitting(model, gate=everything))
+    assert fitted.describe()["neurons_with_factors"] == [448]
+
+
+def test_a_loss_that_is_not_finite_names_the_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.loaded("llama")
+    teaching = lesson(model, epochs=1)
+    gates = Gates.of(model, [Neuron(model.sites[0].module, 1)])
+    monkeypatch.setattr(Lesson, "loss", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(NonFiniteError, match="item-0"):
+        teaching.learn(gates, teaching.passes, steps(0.1))
 
 
 def test_generated_answers_are_refused() -> None:

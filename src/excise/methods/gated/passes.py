@@ -1,18 +1,51 @@
-"""What each pass over the teaching questions asks, and in which batches."""
+"""Which questions teach and which decide; what each pass asks, and in which batches."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from excise.attribution.effects import Question
 from excise.config import GateConfig
+from excise.errors import ConfigError
 from excise.splits import sample
 from excise.types import Instance, Task
 
-_ORDER = 22
-"""Stream of random numbers of its own."""
+_DECIDING, _ORDER = 21, 22
+"""Streams of random numbers, beside those of splits."""
+
+
+def held_out(
+    pool: tuple[Instance, ...], share: float, seed: int
+) -> tuple[tuple[Instance, ...], tuple[Instance, ...]]:
+    """Instances that teach, and those of other templates that decide.
+
+    Where there is one template only, its blocks are divided instead.
+
+    Args:
+        pool: instances of find and tune.
+        share: part of the templates that decides, 0..1; at least one decides and one teaches.
+        seed: decides which.
+
+    Raises:
+        ConfigError: nothing to divide.
+    """
+    by_template = len({instance.template for instance in pool}) > 1
+    units = [instance.template if by_template else instance.block for instance in pool]
+    names = sorted(set(units))
+    if len(names) < 2:
+        raise ConfigError(
+            "method 'gated' needs two questions at least, one to learn from and one to decide by."
+        )
+    order = np.random.default_rng([seed, _DECIDING]).permutation(len(names))
+    n_deciding = min(len(names) - 1, max(1, math.ceil(share * len(names))))
+    deciding = {names[place] for place in order[:n_deciding]}
+    return (
+        tuple(i for i, unit in zip(pool, units, strict=True) if unit not in deciding),
+        tuple(i for i, unit in zip(pool, units, strict=True) if unit in deciding),
+    )
 
 
 def passes(

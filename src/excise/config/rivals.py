@@ -69,8 +69,8 @@ class GuardConfig(Section):
 class GateConfig(Section):
     """How `gated` learns factors; its limits on damage are `guard.max_loss`."""
 
-    neurons: Count = 1024
-    """Neurons that learn on after all have, the few."""
+    neurons: Count = 40
+    """Neurons of the patch; all of them where every neuron that moved may stay."""
     sparsity: float = Field(default=0.1, ge=0, lt=1)
     """Pull of every factor towards 1, as a share of a step: factors that the steps do not push one
     way again and again stay at 1."""
@@ -90,40 +90,38 @@ class GateConfig(Section):
     """Lowest factor; 0 removes a neuron."""
     high: float = Field(default=1.0, ge=1)
     """Highest factor."""
-    few_epochs: int = Field(default=2, ge=1)
-    """Passes after these, each with fewer neurons, the last with `neurons`."""
-    few_learning_rate: float = Field(default=0.05, gt=0)
-    """First step of Adam in each of them."""
-    few_low: float = -1.0
-    """Lowest factor in them."""
-    few_high: float = Field(default=3.0, ge=1)
+    few_passes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 1, 2, 3)
+    """Passes of the stages after these; a stage has a quarter of the neurons of the one before, the
+    last has `neurons`."""
+    few_learning_rate: float = Field(default=0.25, gt=0)
+    """First step of Adam in the last stage; half of it in the stage before, and so on."""
+    few_low: float = -8.0
+    """Lowest factor in these stages."""
+    few_high: float = Field(default=10.0, ge=1)
     """Highest factor in them."""
-    few_tolerance: float = Field(default=0.02, ge=0)
-    """Accuracy that the few may be below all neurons, and still be the patch."""
-    few_only: bool = False
-    """Whether the few are the patch or none."""
     decided_weight: float = Field(default=3.0, gt=0)
     """What a question whose context decides the answer weighs against an ambiguous one."""
     gold_weight: float = Field(default=1.0, ge=0)
     """What a nat of P(gold) per token lost in such contexts weighs."""
     batch_size: int = Field(default=4, ge=1)
     """Questions in a step; blocks are not divided."""
-    strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
     """How far of the way from 1 to the learned factors is tried, the strongest first, until one
-    holds the limits."""
+    holds the limits. The last third of the way gains little and costs much of other text."""
 
     @model_validator(mode="after")
     def _check(self) -> GateConfig:
         if max(self.low, self.few_low) > 1:
             raise ValueError("low and few_low must not be above 1, where factors start")
-        if not self.strengths:
-            raise ValueError("strengths must hold at least one number")
+        for name in ("strengths", "few_passes"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must hold at least one number")
         return self
 
     @property
     def passes(self) -> int:
         """All passes."""
-        return self.epochs + (self.few_epochs if self.neurons else 0)
+        return self.epochs + (sum(self.few_passes) if self.neurons else 0)
 
 
 class FinetuningConfig(Section):

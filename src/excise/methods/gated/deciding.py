@@ -84,14 +84,9 @@ class Judge:
         return next((name for name, holds in held.items() if not holds), None)
 
 
-def _worth(state: Tried) -> tuple[float, float]:
-    return _worth_of(state.reading)
-
-
-def _worth_of(reading: Reading) -> tuple[float, float]:
+def _worth(reading: Reading) -> float:
     parts = [reading.accuracy(among) for among in (reading.decided, ~reading.decided)]
-    known = [part for part in parts if part is not None]
-    return float(np.mean(known)), reading.objective
+    return float(np.mean([part for part in parts if part is not None]))
 
 
 def moved_by(gates: Gates, strength: float = 1.0) -> State:
@@ -100,17 +95,10 @@ def moved_by(gates: Gates, strength: float = 1.0) -> State:
     return {n: part for n, whole, part in learned if abs(whole - 1.0) >= _UNCHANGED}
 
 
-def best_of(tried: Sequence[Tried], original: Reading, tolerance: float) -> Tried | None:
-    """A state within the limits that is better than the original: as few neurons as will do.
+def chosen_of(tried: Sequence[Tried], original: Reading) -> Tried | None:
+    """The state within the limits, if it is more accurate than the original.
 
-    Accuracy decides, contexts of both kinds with equal weight, which is what is reported; the
-    objective breaks ties between states.
+    Contexts of both kinds have equal weight, as in what is reported.
     """
-    within = [each for each in tried if each.exceeded is None]
-    better = [each for each in within if _worth(each)[0] > _worth_of(original)[0]]
-    best = max(better, key=_worth, default=None)
-    if best is None:
-        return None
-    as_good = [each for each in better if _worth(each)[0] >= _worth(best)[0] - tolerance]
-    fewest = min(len(each.factors) for each in as_good)
-    return max((each for each in as_good if len(each.factors) == fewest), key=_worth)
+    within = (each for each in tried if each.exceeded is None)
+    return next((each for each in within if _worth(each.reading) > _worth(original)), None)

@@ -6,15 +6,16 @@ state counts only if what it lost there is within the limits.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
 from excise.attribution import competing_sites
 from excise.errors import ConfigError
-from excise.methods.gated.deciding import Judge, best_of, moved_by
+from excise.methods.gated.deciding import Judge, chosen_of, moved_by
 from excise.methods.gated.gates import Gates
 from excise.methods.gated.passes import held_out, passes
-from excise.methods.gated.training import Lesson, Steps
+from excise.methods.gated.training import Lesson, Steps, gold_of
 from excise.methods.guarded.cost import Cost
 from excise.methods.guarded.guards import check_names, other_tasks, own_limits
 from excise.methods.guarded.panel import Panel, questions
@@ -59,7 +60,6 @@ class Gated:
             fitting.split.find + fitting.split.tune, gate.deciding_share, fitting.seed
         )
         taught = passes(task, teach, gate, fitting.seed)
-        asked = tuple(question for each in taught for question in each)
         deciding, _ = questions(
             task,
             decide,
@@ -67,18 +67,19 @@ class Gated:
             instructions=gate.instructions,
             seed=fitting.seed,
         )
-        panels = [Panel(loaded, task, q, config.scoring, cost.scored) for q in (asked, deciding)]
+        panel = Panel(loaded, task, deciding, config.scoring, cost.scored)
         with packed_linears(loaded.model):
-            teaching, original = (panel.read() for panel in panels)
+            original = panel.read()
+            teaching = gold_of(loaded, task, taught, config.scoring, cost.scored)
         others = other_tasks(loaded, task, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(config.guard.max_loss, original) | {o.name: o.limit for o in others}
         lesson = Lesson(loaded, task, taught, teaching, config.scoring, gate, cost.attributed)
-        judge = Judge(loaded, panels[1], original, limits, others)
+        judge = Judge(loaded, panel, original, limits, others)
         fitting.progress.stage(f"{task.name}: learning factors")
-        stages = _learned(lesson, gates)
+        gates = _learned(lesson, gates)
         fitting.progress.stage(f"{task.name}: deciding how far")
-        tried = [state for gates in stages for state in judge.down(gates, gate.strengths)]
-        best = best_of(tried, original, gate.few_tolerance)
+        tried = judge.down(gates, gate.strengths)
+        best = chosen_of(tried, original)
         state = best.factors if best else {}
         patch = Patch(
             neurons=tuple(state),
@@ -89,7 +90,7 @@ class Gated:
             factors=tuple(state.values()),
         )
         facts = {
-            "neurons_with_factors": [len(gates.neurons) for gates in stages],
+            "neurons_with_factors": len(gates.neurons),
             "templates": {
                 "teach": len({i.template for i in teach}),
                 "decide": len({i.template for i in decide}),
@@ -104,21 +105,27 @@ class Gated:
         return Excision(self.name, patch, facts)
 
 
-def _learned(lesson: Lesson, every: Gates) -> list[Gates]:
-    """The factors of all neurons, and of as few as wanted; whichever may be the patch.
+_FEWER = 4
+"""Times as many neurons in a stage as in the next."""
 
-    Those whose reset would cost most stay, fewer in every further pass.
+
+def _learned(lesson: Lesson, every: Gates) -> Gates:
+    """The factors of all neurons, or of as few as wanted.
+
+    Stage by stage, those whose reset would cost most stay and learn on. A factor of one among few
+    has further to go, so its steps grow as the square root of the neurons falls.
     """
     gate, asked = lesson.config, lesson.passes
     wide = Steps(gate.learning_rate, gate.low, gate.high, gate.sparsity)
     costs = lesson.learn(every, asked[: gate.epochs], wide)
-    moved = len(moved_by(every))
-    if gate.neurons is None or not moved:
-        return [every]
-    gates = every
-    few = Steps(gate.few_learning_rate, gate.few_low, gate.few_high, 0.0)
-    for number in range(1, gate.few_epochs + 1):
-        ratio = min(1.0, gate.neurons / moved) ** (number / gate.few_epochs)
-        gates = gates.only(costs, round(moved * ratio))
-        costs = lesson.learn(gates, asked[gate.epochs + number - 1 :][:1], few)
-    return [gates] if gate.few_only else [every, gates]
+    if gate.neurons is None or not moved_by(every):
+        return every
+    gates, done = every, gate.epochs
+    for left, n_passes in zip(reversed(range(len(gate.few_passes))), gate.few_passes, strict=True):
+        fewer = _FEWER**left
+        gates = gates.only(costs, gate.neurons * fewer)
+        rate = gate.few_learning_rate / math.sqrt(fewer)
+        few = Steps(rate, gate.few_low, gate.few_high, sparsity=0.0)
+        costs = lesson.learn(gates, asked[done : done + n_passes], few)
+        done += n_passes
+    return gates

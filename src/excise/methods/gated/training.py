@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,9 +15,12 @@ from excise.errors import NonFiniteError
 from excise.evaluation.choices import how_compared
 from excise.methods.gated.gates import Gates
 from excise.methods.gated.passes import batches
-from excise.methods.guarded.panel import Reading
+from excise.methods.guarded.panel import Panel
 from excise.models import LoadedModel, packed_linears
 from excise.types import Task
+
+Asked = tuple[str, str]
+"""Id of an instance, and the instruction."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class Lesson:
     task: Task
     passes: tuple[tuple[Question, ...], ...]
     """What each pass asks."""
-    original: Reading
-    """The unpatched model's answers to these questions, pass after pass."""
+    original: Mapping[Asked, float]
+    """Log-likelihood of the gold option per token in the unpatched model, in nats, of the questions
+    whose context decides the answer."""
     scoring: ScoringConfig
     config: GateConfig
     advance: Callable[[int], None]
@@ -94,15 +98,15 @@ class Lesson:
         layout = layout_for(self.loaded, [item for _, item in pairs], _EVERY_TOKEN)
         normalisation = how_compared(self.loaded, self.task, self.scoring)
         answers = compared(layout.log_likelihoods(), pairs, normalisation)
-        return self.loss(answers, [self._places[_name(question)] for question, _ in pairs])
+        return self.loss(answers, [question for question, _ in pairs])
 
     @cached_property
-    def _places(self) -> dict[tuple[str, str], int]:
-        asked = [question for each in self.passes for question in each]
-        return {_name(question): place for place, question in enumerate(asked)}
+    def _weight(self) -> float:
+        every = (question for asked in self.passes for question in asked)
+        return 1.0 if all(map(_decided, every)) else self.config.decided_weight
 
     def loss(
-        self, answers: Sequence[tuple[torch.Tensor, torch.Tensor, int]], rows: Sequence[int]
+        self, answers: Sequence[tuple[torch.Tensor, torch.Tensor, int]], asked: Sequence[Question]
     ) -> torch.Tensor:
         """Mean over questions of -log share of the gold option, weighted, plus what P(gold) lost.
 
@@ -112,19 +116,30 @@ class Lesson:
 
         Args:
             answers: as `compared` gives them.
-            rows: which of the lesson's questions they answer.
+            asked: which of the lesson's questions they answer.
         """
-        config, decided = self.config, self.original.decided
-        weight = config.decided_weight if not decided.all() else 1.0
         terms = []
-        for (options, per_token, gold), row in zip(answers, rows, strict=True):
+        for (options, per_token, gold), question in zip(answers, asked, strict=True):
             share = options.log_softmax(dim=-1)[gold]
-            if not decided[row]:
+            if not _decided(question):
                 terms.append(-share)
                 continue
-            lost = torch.relu(float(self.original.gold[row]) - per_token[gold] - _ROUNDING)
-            terms.append(-weight * share + config.gold_weight * lost)
+            lost = torch.relu(self.original[_name(question)] - per_token[gold] - _ROUNDING)
+            terms.append(-self._weight * share + self.config.gold_weight * lost)
         return torch.stack(terms).mean()
+
+
+def gold_of(
+    loaded: LoadedModel,
+    task: Task,
+    passes: Sequence[Sequence[Question]],
+    scoring: ScoringConfig,
+    advance: Callable[[int], None],
+) -> dict[Asked, float]:
+    """What a lesson holds against the original, of the model in the state that it is in."""
+    asked = {_name(q): q for each in passes for q in each if _decided(q)}
+    panel = Panel(loaded, task, tuple(asked.values()), scoring, advance)
+    return dict(zip(asked, panel.read().gold.tolist(), strict=True))
 
 
 _ROUNDING = 1e-3
@@ -134,8 +149,12 @@ _EVERY_TOKEN = AttributionConfig(tokens="sum", skip_first_token=False)
 """The layout's share of the attribution's options does not matter here."""
 
 
-def _name(question: Question) -> tuple[str, str]:
+def _name(question: Question) -> Asked:
     return question.instance.id, question.instruction
+
+
+def _decided(question: Question) -> bool:
+    return question.instance.condition != "ambiguous"
 
 
 @torch.no_grad()

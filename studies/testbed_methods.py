@@ -29,7 +29,7 @@ GUARD = {
     "rounds": 3,
     "neurons": 40,
 }
-CONFIG = resolve({"preset": "v2", "guard": GUARD, "gate": {"few_learning_rate": 0.1}})
+CONFIG = resolve({"preset": "v2", "guard": GUARD})
 
 
 def shares(loaded):

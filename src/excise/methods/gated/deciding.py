@@ -96,9 +96,15 @@ def moved_by(gates: Gates, strength: float = 1.0) -> State:
 
 
 def chosen_of(tried: Sequence[Tried], original: Reading) -> Tried | None:
-    """The state within the limits, if it is more accurate than the original.
+    """The last state, if it holds the limits and is more accurate than the original.
 
     Contexts of both kinds have equal weight, as in what is reported.
+
+    Args:
+        tried: as `Judge.down` gives them; only the last can hold the limits.
+        original: what the unpatched model answered.
     """
-    within = (each for each in tried if each.exceeded is None)
-    return next((each for each in within if _worth(each.reading) > _worth(original)), None)
+    last = tried[-1]
+    # As many won in one kind as lost in the other are no gain, whatever their sum rounds to.
+    gains = _worth(last.reading) > _worth(original) + 1e-9
+    return last if last.exceeded is None and gains else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,11 +60,20 @@ class Gates:
         # Four digits: what is written is what was decided about.
         return tuple(round(1.0 + strength * (value - 1.0), 4) for value in learned)
 
+    def partly(self, strength: float) -> Gates:
+        """Others for the same neurons, `strength` of the way from 1 to these factors."""
+        values = {
+            module: (1.0 + strength * (learned.detach() - 1.0)).requires_grad_()
+            for module, learned in self.values.items()
+        }
+        return replace(self, values=values)
+
     def only(self, costs: Mapping[str, torch.Tensor], count: int) -> Gates:
         """Gates of the `count` neurons whose reset to 1 costs most, with the factors they have.
 
         Args:
-            costs: module -> [its chosen neurons], as `Lesson.learn` gives them.
+            costs: module -> [its chosen neurons], as `Lesson.costs` gives them; of equal ones
+                those of earlier modules stay.
             count: at least 1; more than there are keeps all.
         """
         flat = torch.cat([costs[module] for module in self.values])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,9 +51,7 @@ class Lesson:
     config: GateConfig
     advance: Callable[[int], None]
 
-    def learn(
-        self, gates: Gates, passes: Sequence[Sequence[Question]], how: Steps
-    ) -> dict[str, torch.Tensor]:
+    def learn(self, gates: Gates, passes: Sequence[Sequence[Question]], how: Steps) -> None:
         """Move the factors, in steps that shrink to nothing.
 
         Large last steps would leave them anywhere between "unknown" everywhere and nowhere.
@@ -61,37 +60,61 @@ class Lesson:
             gates: are changed.
             passes: some of this lesson's.
             how: size of the first step, and the range.
-
-        Returns:
-            Module -> [its chosen neurons] what it would cost to set a factor back to 1, in nats of
-            loss a step, to first order: gradient x (1 - factor), mean over the last pass.
         """
         optimiser = torch.optim.Adam(gates.values.values(), lr=how.rate)
         size = self.config.batch_size
-        steps = [(n, batch) for n, asked in enumerate(passes) for batch in batches(asked, size)]
-        costs = {module: torch.zeros_like(values) for module, values in gates.values.items()}
-        last = [number for number, _ in steps].count(len(passes) - 1)
+        steps = [batch for asked in passes for batch in batches(asked, size)]
         with packed_linears(self.loaded.model, gradients=True), gates.applied(self.loaded):
-            for done, (number, batch) in enumerate(steps):
+            for done, batch in enumerate(steps):
                 rate = how.rate * (1 - done / len(steps))
                 for group in optimiser.param_groups:
                     group["lr"] = rate
                 optimiser.zero_grad()
-                loss = self._loss_of(batch)
-                if not bool(loss.isfinite()):
-                    raise NonFiniteError(
-                        f"the loss is not finite for instance {batch[0].instance.id!r} and others "
-                        "of its step; use --dtype float32, or check the checkpoint for NaN weights."
-                    )
-                torch.autograd.backward(loss)
-                if number == len(passes) - 1:
-                    for module, values in gates.values.items():
-                        costs[module] += _cost_of_1(values) / last
+                self._backward(batch)
                 optimiser.step()
                 gates.shrink(how.sparsity * rate)
                 gates.clamp(how.low, how.high)
-                self.advance(len(batch))
+
+    def costs(self, gates: Gates, asked: Sequence[Question]) -> dict[str, torch.Tensor]:
+        """What it would cost to set all factors back to 1, shared among them.
+
+        Integrated gradients on the straight line from the factors to 1 (Sundararajan, Taly and Yan,
+        ICML 2017, equation 1), by the midpoint rule. Gradients at the factors alone would be close
+        to 0 for whatever has been learned to the end.
+
+        Args:
+            gates: are not changed.
+            asked: questions; the first of their batches, as many as make up one pass over all of
+                them when each is asked at every point of the rule.
+
+        Returns:
+            Module -> [its chosen neurons] shares of the rise of the loss, positive where the factor
+            helps. They add up to the whole rise, up to the rule's error.
+        """
+        every = batches(asked, self.config.batch_size)
+        steps = every[: math.ceil(len(every) / _POINTS)]
+        costs = {module: torch.zeros_like(values) for module, values in gates.values.items()}
+        for point in range(_POINTS):
+            between = gates.partly((point + 0.5) / _POINTS)
+            with packed_linears(self.loaded.model, gradients=True), between.applied(self.loaded):
+                for batch in steps:
+                    self._backward(batch)
+            for module, values in between.values.items():
+                if values.grad is not None:
+                    share = values.grad * (1 - gates.values[module].detach())
+                    costs[module] += share / (_POINTS * len(steps))
         return costs
+
+    def _backward(self, batch: Sequence[Question]) -> None:
+        """Add the gradients of a batch's loss to those that the factors have."""
+        loss = self._loss_of(batch)
+        if not bool(loss.isfinite()):
+            raise NonFiniteError(
+                f"the loss is not finite for instance {batch[0].instance.id!r} and others of its "
+                "step; use --dtype float32, or check the checkpoint for NaN weights."
+            )
+        torch.autograd.backward(loss)
+        self.advance(len(batch))
 
     def _loss_of(self, batch: Sequence[Question]) -> torch.Tensor:
         (pairs,) = batched(self.loaded, self.task, batch, len(batch), self.scoring.end_token)
@@ -136,7 +159,10 @@ def gold_of(
     scoring: ScoringConfig,
     advance: Callable[[int], None],
 ) -> dict[Asked, float]:
-    """What a lesson holds against the original, of the model in the state that it is in."""
+    """Log-likelihood of the gold option per token, where the context decides, in nats.
+
+    Of the model in the state that it is in; each question is asked once.
+    """
     asked = {_name(q): q for each in passes for q in each if _decided(q)}
     panel = Panel(loaded, task, tuple(asked.values()), scoring, advance)
     return dict(zip(asked, panel.read().gold.tolist(), strict=True))
@@ -144,6 +170,9 @@ def gold_of(
 
 _ROUNDING = 1e-3
 """Nats per token that scoring in other batches may differ by; factors of 1 lose nothing."""
+
+_POINTS = 3
+"""Of the midpoint rule: the effect of factors is not linear, so one is too few."""
 
 _EVERY_TOKEN = AttributionConfig(tokens="sum", skip_first_token=False)
 """The layout's share of the attribution's options does not matter here."""
@@ -155,9 +184,3 @@ def _name(question: Question) -> Asked:
 
 def _decided(question: Question) -> bool:
     return question.instance.condition != "ambiguous"
-
-
-@torch.no_grad()
-def _cost_of_1(values: torch.Tensor) -> torch.Tensor:
-    assert values.grad is not None
-    return values.grad * (1 - values)

@@ -592,6 +592,21 @@ def test_a_loss_that_is_not_finite_names_the_instance(monkeypatch: pytest.Monkey
         teaching.learn(gates, teaching.passes, steps(0.1))
 
 
+def test_damage_that_no_deciding_question_shows_is_refused() -> None:
+    base = fitting(planted_pair.planted())
+    teach, decide = held_out(
+        base.split.find + base.split.tune, base.config.gate.deciding_share, base.seed
+    )
+    ambiguous = tuple(replace(each, condition="ambiguous") for each in decide)
+    split = replace(base.split, find=teach + ambiguous, tune=())
+    with pytest.raises(ConfigError, match="damage there could not be limited"):
+        Gated().excise(replace(base, split=split))
+    # Where nothing is disambiguated, there is nothing to lose.
+    nobody = tuple(replace(each, condition="ambiguous") for each in teach + ambiguous)
+    fitted = Gated().excise(replace(base, split=replace(split, find=nobody)))
+    assert fitted.describe()["limits"] == {}
+
+
 def test_generated_answers_are_refused() -> None:
     model = planted_pair.planted()
     with pytest.raises(ConfigError, match="'gated' learns from shares"):

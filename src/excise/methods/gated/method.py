@@ -42,7 +42,8 @@ class Gated:
 
         Raises:
             UnknownNameError: a guard that nothing measures.
-            ConfigError: generated answers, whose shares have no gradient; float16.
+            ConfigError: generated answers, whose shares have no gradient; float16; damage that no
+                deciding question could show.
         """
         config, loaded, task = fitting.config, fitting.loaded, fitting.task
         check_names(config.guard.max_loss, task)
@@ -70,6 +71,12 @@ class Gated:
         with packed_linears(loaded.model):
             original = panel.read()
             teaching = gold_of(loaded, task, taught, config.scoring, cost.scored)
+        if teaching and not original.decided.any():
+            raise ConfigError(
+                f"task {task.name!r}: no question that decides how far {self.name!r} goes has a "
+                "context that decides its answer, so damage there could not be limited; raise "
+                "gate.deciding_share, or use another --seed."
+            )
         others = other_tasks(loaded, task, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(config.guard.max_loss, original) | {o.name: o.limit for o in others}
         lesson = Lesson(loaded, task, taught, teaching, config.scoring, gate, cost.attributed)

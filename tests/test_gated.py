@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,9 @@ def test_factors_go_part_of_the_way_and_stay_in_their_range() -> None:
     assert gates.factors() == (0.0, 1.4, 2.0)
     gates.shrink(0.5)
     assert gates.factors() == (0.5, 1.0, 1.5)
-    assert gates.factors(0.5) == (0.75, 1.0, 1.25)
+    assert gates.factors(0.5) == gates.partly(0.5).factors() == (0.75, 1.0, 1.25)
+    assert gates.partly(0.2).factors() == (0.9, 1.0, 1.1)
+    assert gates.factors() == (0.5, 1.0, 1.5)
 
 
 def test_those_that_cost_most_to_reset_stay_with_their_factors() -> None:
@@ -100,9 +103,13 @@ def test_those_that_cost_most_to_reset_stay_with_their_factors() -> None:
     assert few.neurons == (Neuron(names[0], 3), Neuron(names[2], 0), Neuron(names[2], 3))
     assert few.factors() == (0.2, 2.1, 2.2)
     assert list(few.values) == list(few.indices) == [names[0], names[2]]
+    assert [indices.tolist() for indices in few.indices.values()] == [[3], [0, 3]]
     with few.applied(model):
-        torch.autograd.backward(logits(model).square().mean())
+        gated = logits(model)
+        torch.autograd.backward(gated.square().mean())
     assert all(values.grad is not None for values in few.values.values())
+    with scaled_outputs(model.model, few.neurons, few.factors()), torch.no_grad():
+        torch.testing.assert_close(gated.detach(), logits(model), atol=1e-5, rtol=1e-5)
     assert gates.only(costs, 99).neurons == gates.neurons
 
 
@@ -174,6 +181,9 @@ def test_the_loss_by_hand() -> None:
     answers = [(half, torch.tensor([-5.0, -5.0]), 0), (quarter, torch.tensor([-1.0, -1.5]), 1)]
     loss = teaching.loss(answers, asked)
     assert float(loss) == pytest.approx((math.log(2) + 3 * math.log(4) + 2 * 0.499) / 2)
+    # Without ambiguous questions there is nothing to weigh against.
+    alone = replace(teaching, passes=((asked[1],),))
+    assert float(alone.loss(answers[1:], asked[1:])) == pytest.approx(math.log(4) + 2 * 0.499)
 
 
 def test_each_question_is_held_against_its_own_original() -> None:
@@ -306,7 +316,7 @@ def test_costs_add_up_to_the_rise_of_the_loss() -> None:
     assert gates.factors()[:3] == (-2.0, 0.0, 3.0)
 
 
-def test_costs_take_one_pass() -> None:
+def test_costs_ask_a_third_of_the_steps_at_each_point() -> None:
     # Four steps: each of three points asks the first two of them.
     counted: list[int] = []
     model = tiny.loaded("llama")
@@ -319,6 +329,16 @@ def test_costs_take_one_pass() -> None:
     costs = teaching.costs(Gates.of(model, [Neuron(model.sites[0].module, 1)]), asked)
     assert counted == [1] * 6
     assert costs[model.sites[0].module].tolist() == [0.0]
+    # The mean of what these two cost alone.
+    away = Gates.of(model, [Neuron(model.sites[0].module, 1)])
+    with torch.no_grad():
+        away.values[model.sites[0].module].fill_(-2.0)
+    both, one, other = (
+        teaching.costs(away, some)[model.sites[0].module].item()
+        for some in (asked, asked[:1], asked[1:2])
+    )
+    assert one != pytest.approx(other, rel=0.01)
+    assert both == pytest.approx((one + other) / 2, rel=1e-3)
 
 
 # --- what is asked when ---------------------------------------------------------------------------
@@ -514,6 +534,23 @@ def test_states_are_asked_from_the_strongest_down_until_one_holds() -> None:
     assert [each.exceeded for each in states] == ["disambiguated", "disambiguated", None]
 
 
+def test_another_task_is_asked_where_the_own_limits_hold() -> None:
+    model = tiny.loaded("llama")
+    asked: list[str] = []
+
+    def loss() -> float:
+        asked.append("other")
+        return 0.02
+
+    other: Any = SimpleNamespace(name="other", limit=0.01, loss=loss)
+    panel: Any = SimpleNamespace(read=lambda: read(5, 5))
+    limits = {"disambiguated": 0.02, "other": 0.01}
+    tried = Judge(model, panel, read(2, 5), limits, (other,)).tried(1.0, {})
+    assert (tried.exceeded, asked) == ("other", ["other"])
+    tried = Judge(model, panel, read(2, 9), limits, (other,)).tried(1.0, {})
+    assert (tried.exceeded, asked) == ("disambiguated", ["other"])
+
+
 def test_states_beyond_the_limits_are_refused() -> None:
     # Taught by ambiguous questions alone, the model says "unknown" in the other contexts, too.
     model = planted_pair.planted()
@@ -545,9 +582,11 @@ def test_stages_have_fewer_neurons_more_passes_and_larger_steps(
     asked_in_all: list[Any] = []
     every: list[Any] = []
     asked_for_costs: list[Any] = []
+    dearest: list[Neuron] = []
     learn, costs_of = Lesson.learn, Lesson.costs
 
     def watched(teaching: Lesson, gates: Gates, asked: Any, how: Steps) -> None:
+        assert not dearest or dearest[-1] in gates.neurons
         learned.append((len(gates.neurons), len(asked), how))
         asked_in_all.extend(asked)
         every[:] = teaching.passes
@@ -557,7 +596,10 @@ def test_stages_have_fewer_neurons_more_passes_and_larger_steps(
         # Of the neurons of the stage before, by the questions that come next.
         assert len(gates.neurons) == learned[-1][0]
         asked_for_costs.append((asked, len(asked_in_all)))
-        return costs_of(teaching, gates, asked)
+        found = costs_of(teaching, gates, asked)
+        flat = torch.cat([found[module] for module in gates.values])
+        dearest.append(gates.neurons[int(flat.argmax())])
+        return found
 
     monkeypatch.setattr(Lesson, "learn", watched)
     monkeypatch.setattr(Lesson, "costs", costs)
@@ -601,6 +643,10 @@ def test_damage_that_no_deciding_question_shows_is_refused() -> None:
     split = replace(base.split, find=teach + ambiguous, tune=())
     with pytest.raises(ConfigError, match="damage there could not be limited"):
         Gated().excise(replace(base, split=split))
+    # Limits of 1 are none.
+    guard = {"max_loss": {"disambiguated": 1.0, "gold_probability": 1.0}}
+    unlimited = fitting(planted_pair.planted(), guard=guard)
+    assert Gated().excise(replace(unlimited, split=split)).describe()["limits"] == {}
     # Where nothing is disambiguated, there is nothing to lose.
     nobody = tuple(replace(each, condition="ambiguous") for each in teach + ambiguous)
     fitted = Gated().excise(replace(base, split=replace(split, find=nobody)))
@@ -617,6 +663,7 @@ def test_generated_answers_are_refused() -> None:
     ("section", "message"),
     [
         ({"low": 1.5}, "low must not be above 1"),
+        ({"few_low": 1.5}, "low and few_low must not be above 1"),
         ({"strengths": ()}, "strengths must hold at least one number"),
         ({"few_passes": ()}, "few_passes must hold at least one number"),
     ],

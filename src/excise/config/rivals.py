@@ -91,8 +91,8 @@ class GateConfig(Section):
     high: float = Field(default=1.0, ge=1)
     """Highest factor."""
     few_passes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 1, 2, 3)
-    """Passes of the stages after these; a stage has a quarter of the neurons of the one before, the
-    last has `neurons`."""
+    """Passes of each of the stages that follow those of `epochs`; a stage has a quarter of the
+    neurons of the one before, the last has `neurons`."""
     few_learning_rate: float = Field(default=0.25, gt=0)
     """First step of Adam in the last stage, 1.7 times that of the stage before, and so on. Chosen
     for 40 neurons of 155,520: smaller for more."""

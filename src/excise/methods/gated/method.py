@@ -7,21 +7,23 @@ state counts only if what it lost there is within the limits.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from excise.attribution import competing_sites
+from excise.attribution.effects import Question
 from excise.errors import ConfigError
 from excise.methods.gated.deciding import Judge, chosen_of
 from excise.methods.gated.gates import Gates
 from excise.methods.gated.passes import held_out, passes
 from excise.methods.gated.training import Lesson, Steps, gold_of
 from excise.methods.guarded.cost import Cost
-from excise.methods.guarded.guards import check_names, other_tasks, own_limits
+from excise.methods.guarded.guards import OWN, check_names, other_tasks, own_limits
 from excise.methods.guarded.panel import Panel, questions
 from excise.methods.method import Excision, Fitted, Fitting
 from excise.models import packed_linears
 from excise.patches import Patch
-from excise.types import Neuron
+from excise.types import Instance, Neuron
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,11 @@ class Gated:
             instructions=gate.instructions,
             seed=fitting.seed,
         )
+        _check_shown(config.guard.max_loss, teach + decide, deciding)
         panel = Panel(loaded, task, deciding, config.scoring, cost.scored)
         with packed_linears(loaded.model):
             original = panel.read()
             teaching = gold_of(loaded, task, taught, config.scoring, cost.scored)
-        if teaching and not original.decided.any():
-            raise ConfigError(
-                f"task {task.name!r}: no question that decides how far {self.name!r} goes has a "
-                "context that decides its answer, so damage there could not be limited; raise "
-                "gate.deciding_share, or use another --seed."
-            )
         others = other_tasks(loaded, task, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(config.guard.max_loss, original) | {o.name: o.limit for o in others}
         lesson = Lesson(loaded, task, taught, teaching, config.scoring, gate, cost.attributed)
@@ -110,6 +107,21 @@ class Gated:
             "seconds": round(time.monotonic() - began, 1),
         }
         return Excision(self.name, patch, facts)
+
+
+def _check_shown(
+    limits: Mapping[str, float], pool: Sequence[Instance], deciding: Sequence[Question]
+) -> None:
+    """Refuse deciding questions that cannot show what a limit is about."""
+    limited = any(limits.get(name, 1.0) < 1.0 for name in OWN)
+    decided = any(instance.condition != "ambiguous" for instance in pool)
+    shown = any(question.instance.condition != "ambiguous" for question in deciding)
+    if limited and decided and not shown:
+        raise ConfigError(
+            "no question that decides how far 'gated' goes has a context that decides its answer, "
+            "so damage there could not be limited; raise gate.deciding_share or "
+            "gate.deciding_instances, or use another --seed."
+        )
 
 
 _FEWER = 4

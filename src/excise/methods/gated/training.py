@@ -84,25 +84,26 @@ class Lesson:
 
         Args:
             gates: are not changed.
-            asked: questions; the first of their batches, as many as make up one pass over all of
-                them when each is asked at every point of the rule.
+            asked: questions; a third of their batches, rounded up, is asked at each of the three
+                points, so that it takes about one pass.
 
         Returns:
             Module -> [its chosen neurons] shares of the rise of the loss, positive where the factor
-            helps. They add up to the whole rise, up to the rule's error.
+            helps. They add up to the whole rise on these batches, up to the rule's error.
         """
         every = batches(asked, self.config.batch_size)
         steps = every[: math.ceil(len(every) / _POINTS)]
         costs = {module: torch.zeros_like(values) for module, values in gates.values.items()}
-        for point in range(_POINTS):
-            between = gates.partly((point + 0.5) / _POINTS)
-            with packed_linears(self.loaded.model, gradients=True), between.applied(self.loaded):
-                for batch in steps:
-                    self._backward(batch)
-            for module, values in between.values.items():
-                if values.grad is not None:
-                    share = values.grad * (1 - gates.values[module].detach())
-                    costs[module] += share / (_POINTS * len(steps))
+        with packed_linears(self.loaded.model, gradients=True):
+            for point in range(_POINTS):
+                between = gates.partly((point + 0.5) / _POINTS)
+                with between.applied(self.loaded):
+                    for batch in steps:
+                        self._backward(batch)
+                for module, values in between.values.items():
+                    if values.grad is not None:
+                        share = values.grad * (1 - gates.values[module].detach())
+                        costs[module] += share / (_POINTS * len(steps))
         return costs
 
     def _backward(self, batch: Sequence[Question]) -> None:

@@ -114,8 +114,8 @@ def _check_shown(
 ) -> None:
     """Refuse deciding questions that cannot show what a limit is about."""
     limited = any(limits.get(name, 1.0) < 1.0 for name in OWN)
-    decided = any(instance.condition != "ambiguous" for instance in pool)
-    shown = any(question.instance.condition != "ambiguous" for question in deciding)
+    asked = [question.instance for question in deciding]
+    decided, shown = (any(i.condition != "ambiguous" for i in part) for part in (pool, asked))
     if limited and decided and not shown:
         raise ConfigError(
             "no question that decides how far 'gated' goes has a context that decides its answer, "

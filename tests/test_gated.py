@@ -574,7 +574,7 @@ def test_states_beyond_the_limits_are_refused() -> None:
         assert len(fitted.patch) == 0
 
 
-@pytest.mark.parametrize(("neurons", "sizes"), [(6, [448, 96, 24, 6]), ("all", [448])])
+@pytest.mark.parametrize(("neurons", "sizes"), [(6, [448, 54, 18, 6]), ("all", [448])])
 def test_stages_have_fewer_neurons_more_passes_and_larger_steps(
     neurons: Any, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -614,9 +614,9 @@ def test_stages_have_fewer_neurons_more_passes_and_larger_steps(
     fitted = Gated().excise(fitting(planted_pair.planted(), gate=gate))
     assert [size for size, _, _ in learned] == sizes
     assert fitted.describe()["neurons_with_factors"] == sizes[-1]
-    stages = [(1, 0.4 / 1.7**2), (1, 0.4 / 1.7), (2, 0.4)][: len(sizes) - 1]
+    stages = [(1, 0.4 / 2.3**2), (1, 0.4 / 2.3), (2, 0.4)][: len(sizes) - 1]
     assert [(n, how) for _, n, how in learned] == [
-        (1, Steps(0.02, 0.0, 1.0, 0.1)),
+        (1, Steps(0.03, -1.0, 3.0, 0.4)),
         *((n, Steps(rate, -8.0, 10.0, 0.0)) for n, rate in stages),
     ]
     # Every pass is asked once.

@@ -71,7 +71,7 @@ class GateConfig(Section):
 
     neurons: Count = 40
     """Neurons of the patch at most; `all`: every neuron that moved may stay."""
-    sparsity: float = Field(default=0.1, ge=0, lt=1)
+    sparsity: float = Field(default=0.4, ge=0, lt=1)
     """Pull of every factor towards 1, as a share of a step: factors that the steps do not push one
     way again and again stay at 1."""
     instances: int = Field(default=96, ge=1)
@@ -84,17 +84,17 @@ class GateConfig(Section):
     """Instructions that take turns over their blocks; all by default."""
     epochs: int = Field(default=5, ge=1)
     """Passes in which every neuron has a factor."""
-    learning_rate: float = Field(default=0.02, gt=0)
+    learning_rate: float = Field(default=0.03, gt=0)
     """First step of Adam, which shrinks to nothing; no factor moves by much more in one batch."""
-    low: float = 0.0
+    low: float = -1.0
     """Lowest factor; 0 removes a neuron."""
-    high: float = Field(default=1.0, ge=1)
+    high: float = Field(default=3.0, ge=1)
     """Highest factor."""
-    few_passes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 1, 2, 3)
-    """Passes of each of the stages that follow those of `epochs`; a stage has a quarter of the
+    few_passes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 1, 2, 4)
+    """Passes of each of the stages that follow those of `epochs`; a stage has a third of the
     neurons of the one before, the last has `neurons`."""
     few_learning_rate: float = Field(default=0.25, gt=0)
-    """First step of Adam in the last stage, 1.7 times that of the stage before, and so on. Chosen
+    """First step of Adam in the last stage, 2.3 times that of the stage before, and so on. Chosen
     for 40 neurons of 155,520: smaller for more."""
     few_low: float = -8.0
     """Lowest factor in these stages."""

@@ -124,10 +124,10 @@ def _check_shown(
         )
 
 
-_FEWER = 4
+_FEWER = 3
 """Times as many neurons in a stage as in the next."""
 
-_FASTER = 1.7
+_FASTER = 2.3
 """Times as large steps in a stage as in the one before."""
 
 

@@ -22,6 +22,7 @@ from excise.config import RunConfig
 from excise.errors import ConfigError
 from excise.evaluation.passages import read_passages
 from excise.methods import Excision, Fitting, method_named
+from excise.methods.guarded import guarding_items
 from excise.metrics import METRICS, value
 from excise.patches import Patch
 from excise.progress import Silent
@@ -288,6 +289,23 @@ def test_plain_text_tells_how_far_each_method_went(
     again = read_passages(llama, text, text.instances, CONFIG.text, patch=fitted.patch)
     assert values[1] == pytest.approx(value(METRICS["kl_divergence"], again))
     assert "KL divergence" in markdown(document)
+
+
+def test_what_guards_read_is_no_retention(tmp_path: Path) -> None:
+    text = tmp_path / "plain.txt"
+    text.write_text("\n\n".join(f"Row {n} of the market keeps {n} keys." for n in range(9)))
+    config = CONFIG.model_copy(
+        update={"guard": CONFIG.guard.model_copy(update={"max_loss": {str(text): 0.1}})}
+    )
+    guarding = {passage.text for passage in guarding_items(config, [])}
+    assert len(guarding) == 4
+    asked = {passage.text for passage in Retention.of(str(text), [], config, limit=20).instances}
+    assert len(asked) == 5
+    assert not asked & guarding
+    copy = tmp_path / "copy.txt"
+    copy.write_text("\n\n".join(sorted(guarding)))
+    with pytest.raises(ConfigError, match="nothing but items that methods are fitted on"):
+        Retention.of(str(copy), [], config, limit=20)
 
 
 def test_continuations_are_no_retention_task(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -474,6 +475,23 @@ def test_a_gain_beyond_the_limits_is_an_empty_patch(monkeypatch: pytest.MonkeyPa
         assert described["tried"][0]["accuracy"] > described["original"]["accuracy"]
         assert [each["strength"] for each in described["tried"]] == strengths
         assert (described["neurons"] == 0) == (limit == 0.4)
+
+
+def test_a_limit_on_plain_text_asks_for_weaker_states(tmp_path: Path) -> None:
+    text = tmp_path / "plain.txt"
+    text.write_text("\n\n".join(f"Row {n} of the market keeps {n} keys." for n in range(6)))
+
+    def tried(limit: float) -> list[Any]:
+        guard = {"max_loss": {"disambiguated": 1.0, str(text): limit}}
+        described = Gated().excise(fitting(planted_pair.planted(), guard=guard)).describe()
+        return list(described["tried"])
+
+    (strongest,) = tried(1e9)
+    rise = strongest["losses"][str(text)]
+    assert rise > 1e-3
+    first, *weaker = tried(0.9 * rise)
+    assert (first["exceeded"], first["losses"]) == (str(text), strongest["losses"])
+    assert weaker[-1]["losses"][str(text)] < rise
 
 
 def read(right_ambiguous: int, right_decided: int, objective: float = -1.0) -> Reading:

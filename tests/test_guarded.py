@@ -31,13 +31,14 @@ from excise.evaluation import predict
 from excise.methods import METHODS, Excision, Fitting
 from excise.methods.crispr import Crispr
 from excise.methods.guarded import Guarded
-from excise.methods.guarded.guards import disambiguated_loss, gold_probability_loss, guard_pool
+from excise.methods.guarded.guards import disambiguated_loss, gold_probability_loss
+from excise.methods.guarded.others import guard_pool
 from excise.methods.guarded.panel import Panel, Reading, questions
 from excise.methods.guarded.proposals import alternating, predicted_gains
 from excise.methods.guarded.search import Move, Search, State
 from excise.models import LoadedModel, packed_linears, unpacked, weights_digest
 from excise.patches import scaled_outputs
-from excise.splits import split_instances
+from excise.splits import sample, split_instances
 from excise.tasks import load_task
 from excise.types import Instance, Neuron, Split
 
@@ -541,6 +542,41 @@ def test_another_task_is_a_guard(tmp_path: Path) -> None:
     assert guard["loss"] <= 0.5
 
 
+def perplexity_of(model: LoadedModel, texts: Sequence[str]) -> float:
+    """By the model itself, one text after the other: its first token is not scored."""
+    nats, tokens = 0.0, 0
+    for text in texts:
+        ids = model.tokenizer(text, return_tensors="pt").input_ids
+        with torch.no_grad():
+            loss = model.model(input_ids=ids, labels=ids).loss
+        nats, tokens = nats + float(loss) * (ids.shape[1] - 1), tokens + ids.shape[1] - 1
+    return float(np.exp(nats / tokens))
+
+
+def test_plain_text_is_a_guard(tmp_path: Path) -> None:
+    text = tmp_path / "plain.txt"
+    text.write_text("\n\n".join(f"Row {n} of the market keeps {n} keys." for n in range(8)))
+    model = planted()
+
+    def found(limit: float) -> Any:
+        given = {"max_loss": {str(text): limit}, "other_instances": 3}
+        return Guarded().excise(fitting(model, guard=given))
+
+    free = found(1e9)
+    texts = [passage.text for passage in guard_pool(str(text), RunConfig(), [])[1]]
+    assert len(texts) == len(set(texts)) == 4
+    read = sample(guard_pool(str(text), RunConfig(), [])[1], 3, seed=0, unit="block")
+    before = perplexity_of(model, [passage.text for passage in read])
+    with free.patch.applied(model):
+        after = perplexity_of(model, [passage.text for passage in read])
+    rise = free.describe()["guards"][str(text)]["loss"]
+    assert rise == pytest.approx(after / before - 1.0, rel=1e-4)
+    assert rise > 1e-3
+    held = found(rise / 2)
+    assert held.patch != free.patch
+    assert held.describe()["guards"][str(text)]["loss"] <= rise / 2
+
+
 def test_guards_ask_no_item_that_is_reported(tmp_path: Path) -> None:
     def written(name: str, numbers: range) -> str:
         rows = [
@@ -575,7 +611,7 @@ def test_guards_ask_no_item_that_is_reported(tmp_path: Path) -> None:
 
 def test_a_guard_without_correct_options_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     task = tiny.task((replace(tiny.INSTANCES[0], gold=-1), *tiny.INSTANCES[1:]))
-    monkeypatch.setattr("excise.methods.guarded.guards.load_task", lambda *_, **__: task)
+    monkeypatch.setattr("excise.methods.guarded.others.load_task", lambda *_, **__: task)
     with pytest.raises(ConfigError, match="no correct option to choose"):
         guard_pool("toy", RunConfig(), [])
 
@@ -598,13 +634,18 @@ def test_dropping_costs_no_more_than_the_tolerance_in_all() -> None:
 def test_unknown_guards_and_generated_answers_are_refused(tmp_path: Path) -> None:
     model = planted()
     text = tmp_path / "plain.txt"
-    text.write_text("The market.\n\nThe keys.\n", encoding="utf-8")
+    text.write_text("The market.\n", encoding="utf-8")
+    letters = tmp_path / "letters.txt"
+    letters.write_text("a\n\nb\n", encoding="utf-8")
     with pytest.raises(UnknownNameError, match=r"unknown guard 'disambiguatd'.*'disambiguated'"):
         Guarded().fit(fitting(model, guard={"max_loss": {"disambiguatd": 0.1}}))
     with pytest.raises(ConfigError, match="is the task that the patch is for"):
         Guarded().fit(fitting(model, guard={"max_loss": {"toy": 0.1}}))
-    with pytest.raises(ConfigError, match="no correct option to choose"):
+    with pytest.raises(ConfigError, match="holds one passage"):
         Guarded().fit(fitting(model, guard={"max_loss": {str(text): 0.1}}))
+    with pytest.raises(ConfigError, match="holds no token to score"):
+        # An encoder reads the first half of a passage, which is all of a single token.
+        Guarded().fit(fitting(tiny.loaded("t5"), guard={"max_loss": {str(letters): 0.1}}))
     fit = fitting(model)
     scoring = fit.config.scoring.model_copy(update={"mode": "generation"})
     fit = replace(fit, config=fit.config.model_copy(update={"scoring": scoring}))

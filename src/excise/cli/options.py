@@ -185,8 +185,8 @@ MaxLoss = Annotated[
     typer.Option(
         "--max-loss",
         metavar="NAME=LIMIT",
-        help="What `guarded` may lose: disambiguated, gold_probability or the accuracy of another "
-        "task, for example disambiguated=0.02,mrpc=0.01.",
+        help="What `guarded` and `gated` may lose: disambiguated, gold_probability, the accuracy "
+        "of another task or the perplexity of a text, for example disambiguated=0.02,mrpc=0.01.",
         show_default=False,
     ),
 ]

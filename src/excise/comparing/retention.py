@@ -18,12 +18,14 @@ from excise.models import LoadedModel
 from excise.progress import Progress
 from excise.splits import sample
 from excise.tasks import load_task
-from excise.types import Answers, AnyTask, PromptTask, Task, TextTask
+from excise.types import Answers, AnyTask, Passage, PromptTask, Task, TextTask
 
 ORIGINAL = "original"
 """The method that changes nothing."""
 
 _DEFAULT = ("bbq", "mrpc", "rte", "qnli", "wikipedia-sentences")
+
+_NOTHING_LEFT = "retention task {name!r} holds nothing but items that methods are fitted on."
 
 DIVERGENCE = "kl_divergence"
 """How far a method takes the next-token distributions of plain text from the original's."""
@@ -65,23 +67,24 @@ class Retention:
                 f"retention task {name!r}: continuations say little about retained abilities; "
                 "measure them with `excise evaluate --patch`."
             )
+        guarding = guarding_items(config, mitigated)
         if isinstance(task, TextTask):
-            items: tuple[Any, ...] = sample(
-                task.instances, limit, seed=config.split_seed, unit="block"
-            )
+            read = {item.text for item in guarding if isinstance(item, Passage)}
+            unread = [passage for passage in task.instances if passage.text not in read]
+            if not unread:
+                raise ConfigError(_NOTHING_LEFT.format(name=name))
+            items: tuple[Any, ...] = sample(unread, limit, seed=config.split_seed, unit="block")
             return cls(name, task, items, ("perplexity", DIVERGENCE))
         taken = {instance.group for other in mitigated for instance in other.instances}
         used = {instance.content for other in mitigated for instance in other.instances}
-        used |= {instance.content for instance in guarding_items(config, mitigated)}
+        used |= {item.content for item in guarding if not isinstance(item, Passage)}
         left = [
             instance
             for instance in task.instances
             if instance.content not in used and not (task.name == "bbq" and instance.group in taken)
         ]
         if not left:
-            raise ConfigError(
-                f"retention task {name!r} holds nothing but items that methods are fitted on."
-            )
+            raise ConfigError(_NOTHING_LEFT.format(name=name))
         items = sample(left, limit, seed=config.split_seed, unit="block")
         kept = replace(task, instances=tuple(left), instructions=task.instructions[:1])
         if all(instance.gold >= 0 for instance in items):

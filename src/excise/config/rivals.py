@@ -25,7 +25,8 @@ class GuardConfig(Section):
     max_loss: Mapping[str, float] = {"disambiguated": 0.02, "gold_probability": 0.2}
     """Guard -> largest loss that is accepted. `disambiguated`: accuracy in contexts that decide the
     answer (0.02 is two points). `gold_probability`: share of P(gold) lost per token in these
-    contexts. The name or file of another choice task: its accuracy."""
+    contexts. The name or file of another choice task: its accuracy. That of a text: the rise of its
+    perplexity, as a share."""
     proposals: Literal["both", "crispr", "effects"] = "both"
     """Where candidates come from: CRISPR's ranking, first-order effects on the objective, or both
     in turns."""
@@ -41,7 +42,8 @@ class GuardConfig(Section):
     instructions: Count = 2
     """Instructions that take turns over their blocks."""
     other_instances: int = Field(default=60, ge=1)
-    """Instances of the find and tune splits of each other task that is a guard."""
+    """Instances of the find and tune splits of each other task that is a guard, and passages of a
+    text."""
     finalists: int = Field(default=12, ge=1)
     """Candidates that are measured on all instances."""
     neurons: int = Field(default=20, ge=1)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from excise.methods.gated.gates import Gates
-from excise.methods.guarded.guards import OWN, OtherTask
+from excise.methods.guarded.guards import OWN
+from excise.methods.guarded.others import Other
 from excise.methods.guarded.panel import Panel, Reading
 from excise.models import LoadedModel, packed_linears
 from excise.patches import scaled_outputs
@@ -51,7 +52,7 @@ class Judge:
     panel: Panel
     original: Reading
     limits: Mapping[str, float]
-    others: tuple[OtherTask, ...]
+    others: tuple[Other, ...]
 
     def tried(self, strength: float, factors: State) -> Tried:
         """One state, other tasks asked only where the own limits hold."""

@@ -18,7 +18,8 @@ from excise.methods.gated.gates import Gates
 from excise.methods.gated.passes import held_out, passes
 from excise.methods.gated.training import Lesson, Steps, gold_of
 from excise.methods.guarded.cost import Cost
-from excise.methods.guarded.guards import OWN, check_names, other_tasks, own_limits
+from excise.methods.guarded.guards import OWN, check_names, own_limits
+from excise.methods.guarded.others import other_guards
 from excise.methods.guarded.panel import Panel, questions
 from excise.methods.method import Excision, Fitted, Fitting
 from excise.models import packed_linears
@@ -74,7 +75,7 @@ class Gated:
         with packed_linears(loaded.model):
             original = panel.read()
             teaching = gold_of(loaded, task, taught, config.scoring, cost.scored)
-        others = other_tasks(loaded, task, config, seed=fitting.seed, advance=cost.scored)
+        others = other_guards(loaded, task, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(config.guard.max_loss, original) | {o.name: o.limit for o in others}
         lesson = Lesson(loaded, task, taught, teaching, config.scoring, gate, cost.attributed)
         judge = Judge(loaded, panel, original, limits, others)

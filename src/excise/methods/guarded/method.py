@@ -13,7 +13,8 @@ from excise.errors import ConfigError
 from excise.evaluation import ArrayJournal
 from excise.methods.crispr import located
 from excise.methods.guarded.cost import Cost
-from excise.methods.guarded.guards import OtherTask, check_names, other_tasks, own_limits
+from excise.methods.guarded.guards import check_names, own_limits
+from excise.methods.guarded.others import Other, other_guards
 from excise.methods.guarded.panel import Panel, Reading, questions
 from excise.methods.guarded.proposals import Proposer
 from excise.methods.guarded.search import Move, Search, State
@@ -67,7 +68,7 @@ class Guarded:
         notes = _Notes(fitting.journal, self._decides(fitting, panel), cost)
         with packed_linears(loaded.model):
             original = Reading.of(notes.once("original", (), lambda: panel.read().listed()))
-        others = other_tasks(loaded, task, config, seed=fitting.seed, advance=cost.scored)
+        others = other_guards(loaded, task, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(guard.max_loss, original) | {o.name: o.limit for o in others}
         with reusing(loaded, config.scoring) as states:
             judge = _Judge(loaded, panel, others, notes, states)
@@ -131,7 +132,7 @@ class Guarded:
         return scores
 
 
-_SECTIONS = ("guard", "attribution", "scoring", "patch")
+_SECTIONS = ("guard", "attribution", "scoring", "patch", "text")
 """Options that decide what the search reads."""
 
 
@@ -167,7 +168,7 @@ class _Judge:
 
     loaded: LoadedModel
     panel: Panel
-    others: tuple[OtherTask, ...]
+    others: tuple[Other, ...]
     notes: _Notes
     states: KeptStates
     kept: dict[tuple[frozenset[Move], int, int], Reading] = field(default_factory=dict)
@@ -196,7 +197,7 @@ class _Judge:
                 return {other.name: other.loss() for other in self.others}
 
         losses: Mapping[str, float] = self.notes.once(
-            f"others {[other.panel.task.digest for other in self.others]}", state, measured
+            f"others {[other.digest for other in self.others]}", state, measured
         )
         return losses
 

@@ -318,6 +318,8 @@ def test_a_fit_with_weights_of_its_own_is_asked_under_its_own_key(llama: Any) ->
     [
         ("gated", {"gate": {"neurons": 7}}, True),
         ("gated", {"guard": {"max_loss": {"disambiguated": 0.1}}}, True),
+        ("gated", {"text": {"window": 64}}, True),
+        ("guarded", {"text": {"window": 64}}, True),
         ("gated", {"finetuning": {"rank": 3}}, False),
         ("cc", {"gate": {"neurons": 7}}, False),
     ],

@@ -563,9 +563,12 @@ def test_plain_text_is_a_guard(tmp_path: Path) -> None:
         return Guarded().excise(fitting(model, guard=given))
 
     free = found(1e9)
-    texts = [passage.text for passage in guard_pool(str(text), RunConfig(), [])[1]]
-    assert len(texts) == len(set(texts)) == 4
-    read = sample(guard_pool(str(text), RunConfig(), [])[1], 3, seed=0, unit="block")
+    task, pool = guard_pool(str(text), RunConfig(), [])
+    assert len({passage.text for passage in pool}) == len(pool) == 4
+    # What `evaluate` asks first.
+    reported = sample(task.instances, 4, seed=RunConfig().split_seed, unit="block")
+    assert not set(pool) & set(reported)
+    read = sample(pool, 3, seed=0, unit="block")
     before = perplexity_of(model, [passage.text for passage in read])
     with free.patch.applied(model):
         after = perplexity_of(model, [passage.text for passage in read])
@@ -574,6 +577,8 @@ def test_plain_text_is_a_guard(tmp_path: Path) -> None:
     assert rise > 1e-3
     held = found(rise / 2)
     assert held.patch != free.patch
+    if not held.patch:
+        assert str(text) in held.describe()["reason"]
     assert held.describe()["guards"][str(text)]["loss"] <= rise / 2
 
 

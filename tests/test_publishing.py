@@ -165,6 +165,17 @@ def test_the_options_of_the_card_run_again_without_places_of_this_machine(run: P
     assert ModelCard(text).data.base_model is None
 
 
+def test_guards_of_the_card_are_named_without_their_folders(run: Path, tmp_path: Path) -> None:
+    stored = edited(open_run(run), tmp_path / "guarded", first="A")
+    guard = {"max_loss": {"disambiguated": 0.02, "/home/someone/notes.txt": 0.1}, "rounds": 2}
+    (stored.path / "config.toml").write_text(tomli_w.dumps({"tasks": ["first"], "guard": guard}))
+    text = card_of(stored, kind="adapter")
+    assert "someone" not in text
+    assert '"notes.txt" = 0.1' in text
+    assert "disambiguated = 0.02" in text
+    assert "rounds = 2" in text
+
+
 def edited(stored: StoredRun, folder: Path, **tasks: str) -> StoredRun:
     """A run of several tasks, made from the task of a run."""
     record, results = (copy.deepcopy(dict(d)) for d in (stored.run, stored.results))

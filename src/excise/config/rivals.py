@@ -20,7 +20,7 @@ class CalibrationConfig(Section):
 
 
 class GuardConfig(Section):
-    """How `guarded` searches, and what a patch may cost."""
+    """How `guarded` searches, and what its patch and that of `gated` may cost."""
 
     max_loss: Mapping[str, float] = {"disambiguated": 0.02, "gold_probability": 0.2}
     """Guard -> largest loss that is accepted. `disambiguated`: accuracy in contexts that decide the
@@ -89,9 +89,9 @@ class GateConfig(Section):
     learning_rate: float = Field(default=0.03, gt=0)
     """First step of Adam, which shrinks to nothing; no factor moves by much more in one batch."""
     low: float = -1.0
-    """Lowest factor; 0 removes a neuron."""
+    """Lowest factor in them; 0 removes a neuron, and below it acts the other way round."""
     high: float = Field(default=3.0, ge=1)
-    """Highest factor."""
+    """Highest factor in them."""
     few_passes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 1, 2, 4)
     """Passes of each of the stages that follow those of `epochs`; a stage has a third of the
     neurons of the one before, the last has `neurons`."""
@@ -110,7 +110,8 @@ class GateConfig(Section):
     """Questions in a step; blocks are not divided."""
     strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     """How far of the way from 1 to the learned factors is tried, the strongest first, until one
-    holds the limits. The rest of the way gains little and costs perplexity of other text."""
+    holds the limits. The rest of the way gains a few points and costs perplexity of other
+    text."""
 
     @model_validator(mode="after")
     def _check(self) -> GateConfig:

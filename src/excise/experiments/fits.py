@@ -18,10 +18,19 @@ from excise.types import AnyTask, FloatArray, Neuron, Split, Task
 ORIGINAL = "original"
 
 _COMMON = ("split_by", "split_seed", "scoring")
-_ALL_SECTIONS = ("attribution", "selection", "patch", "guard", "gate", "finetuning", "calibration")
+_ALL_SECTIONS = (
+    "attribution",
+    "selection",
+    "patch",
+    "guard",
+    "gate",
+    "finetuning",
+    "calibration",
+    "text",
+)
 _OWN_SECTIONS: Mapping[str, tuple[str, ...]] = {
     "cc": ("calibration",),
-    "gated": ("attribution", "guard", "gate"),
+    "gated": ("attribution", "guard", "gate", "text"),
     "dc": ("calibration",),
     "finetune": ("finetuning",),
     "crispr": ("attribution", "selection", "patch"),

@@ -161,6 +161,10 @@ def _options(run: StoredRun, patch: Patch) -> str:
     if "model" in kept:
         kept["model"] = kept["model"] if hub_id(kept["model"]) else Path(patch.base_model).name
     kept["tasks"] = [Path(task).name for task in kept.get("tasks", run.tasks)]
+    limits = kept.get("guard", {}).get("max_loss", {})
+    if limits:
+        named = {Path(name).name: limit for name, limit in limits.items()}
+        kept["guard"] = {**kept["guard"], "max_loss": named}
     return tomli_w.dumps(kept).replace("```", "` ` `")
 
 

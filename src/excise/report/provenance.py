@@ -19,9 +19,17 @@ METHOD_CITATION = (
 _LOCATED = {
     "crispr": "Every neuron was scored by activation times gradient: what it adds to the most "
     "probable wrong option, minus what it adds to the right one.",
-    "guarded": "Candidate neurons were proposed cheaply, measured one by one, and excised only "
-    "where the objective improved within the declared limits on damage.",
 }
+
+_LIMITED = {
+    "guarded": "Candidate neurons were proposed cheaply, measured one by one on items of find and "
+    "tune, and excised or scaled only where the objective improved within the declared limits on "
+    "damage.",
+    "gated": "Outputs of neurons were multiplied by factors that were learned by gradient on some "
+    "templates of find and tune; those of other templates decided how far to go within the "
+    "declared limits on damage.",
+}
+"""Methods that use find and tune together."""
 
 LIMITS = (
     "A benchmark measures what its items ask, in the language and the society they were written "
@@ -68,9 +76,12 @@ def methods(stored: StoredRun) -> list[str]:
         else "No random controls were drawn."
     )
     resamples = config["resamples"]
+    found = _LIMITED.get(name) or (
+        f"{located} This used the find split only; {number}. The outputs of the excised neurons "
+        f"were {removal}."
+    )
     return [
-        f"Items were split by {by} into find, tune and test. {located} This used the find split "
-        f"only; {number}. The outputs of the excised neurons were {removal}. "
+        f"Items were split by {by} into find, tune and test. {found} "
         f"{counted(trials, 'trial')} drew find and tune anew.",
         f"The test split was asked last ({asked}), in {counted(told, 'wording')} of the "
         f"instruction; {answer}. Original, patched and control models got the same items. "

@@ -55,7 +55,7 @@ class Judge:
     others: tuple[Other, ...]
 
     def tried(self, strength: float, factors: State) -> Tried:
-        """One state, other tasks asked only where the own limits hold."""
+        """One state, other tasks and texts asked only where the own limits hold."""
         neurons = tuple(factors)
         with (
             scaled_outputs(self.loaded.model, neurons, [factors[n] for n in neurons]),

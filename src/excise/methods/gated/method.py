@@ -71,11 +71,11 @@ class Gated:
             seed=fitting.seed,
         )
         _check_shown(config.guard.max_loss, teach + decide, deciding)
+        others = other_guards(loaded, task, config, seed=fitting.seed, advance=cost.scored)
         panel = Panel(loaded, task, deciding, config.scoring, cost.scored)
         with packed_linears(loaded.model):
             original = panel.read()
             teaching = gold_of(loaded, task, taught, config.scoring, cost.scored)
-        others = other_guards(loaded, task, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(config.guard.max_loss, original) | {o.name: o.limit for o in others}
         lesson = Lesson(loaded, task, taught, teaching, config.scoring, gate, cost.attributed)
         judge = Judge(loaded, panel, original, limits, others)

@@ -58,7 +58,7 @@ def check_names(max_loss: Mapping[str, float], task: Task) -> None:
     """Refuse guards that nothing measures, before any work is done.
 
     Raises:
-        UnknownNameError: neither a guard of the task's own questions nor another task.
+        UnknownNameError: neither a guard of the task's own questions nor another task or text.
         ConfigError: the task itself as a guard.
     """
     for name in max_loss:

@@ -64,11 +64,11 @@ class Guarded:
             instructions=guard.instructions,
             seed=fitting.seed,
         )
+        others = other_guards(loaded, task, config, seed=fitting.seed, advance=cost.scored)
         panel = Panel(loaded, task, asked, config.scoring, cost.scored)
         notes = _Notes(fitting.journal, self._decides(fitting, panel), cost)
         with packed_linears(loaded.model):
             original = Reading.of(notes.once("original", (), lambda: panel.read().listed()))
-        others = other_guards(loaded, task, config, seed=fitting.seed, advance=cost.scored)
         limits = own_limits(guard.max_loss, original) | {o.name: o.limit for o in others}
         with reusing(loaded, config.scoring) as states:
             judge = _Judge(loaded, panel, others, notes, states)

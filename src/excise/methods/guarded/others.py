@@ -15,7 +15,7 @@ from excise.evaluation.passages import read_passages
 from excise.methods.guarded.guards import OWN
 from excise.methods.guarded.panel import Panel, Reading, questions
 from excise.metrics.text import perplexity
-from excise.models import LoadedModel
+from excise.models import LoadedModel, packed_linears
 from excise.splits import sample, split_instances
 from excise.tasks import load_task
 from excise.types import Passage, Task, TextTask
@@ -75,9 +75,10 @@ class Text:
 
     def perplexity(self) -> float:
         """Of the model in the state that it is in; NaN where no token is scored."""
-        read = read_passages(
-            self.loaded, self.task, self.passages, self.config, advance=self.advance
-        )
+        with packed_linears(self.loaded.model):
+            read = read_passages(
+                self.loaded, self.task, self.passages, self.config, advance=self.advance
+            )
         return float(perplexity(read, np.ones((1, len(self.passages))))[0, 0])
 
 
@@ -115,7 +116,6 @@ def other_guards(
     Raises:
         ConfigError: a task without options to choose from, or without items of its own; a text
             without a token to score.
-        ModelError: a text, for a model that predicts no next token.
     """
     guard = config.guard
     mitigated = [task]
@@ -164,7 +164,8 @@ def guard_pool(
     """A guard's task, and the instances or passages that it draws from.
 
     Of a task these are its find and tune splits, without items of the tasks that are mitigated: a
-    category overlaps with the whole of its benchmark, whose split is another. Of a text it is half.
+    category overlaps with the whole of its benchmark, whose split is another. Of a text it is about
+    half of the passages: those that are drawn last where it is reported.
 
     Args:
         name: of a task, or a file.
@@ -182,8 +183,11 @@ def guard_pool(
                 f"guard {name!r} holds one passage, and half of a text guards; separate at least "
                 "two by empty lines."
             )
-        half = len(task.instances) // 2
-        return task, sample(task.instances, half, seed=config.split_seed, unit="block")
+        # A smaller sample is a part of a larger one: up to this size none meets the rest.
+        half = (len(task.instances) + 1) // 2
+        reported = sample(task.instances, half, seed=config.split_seed, unit="block")
+        blocks = {passage.block for passage in reported}
+        return task, tuple(passage for passage in task.instances if passage.block not in blocks)
     if (
         not isinstance(task, Task)
         or task.kind != "choice"

@@ -42,7 +42,7 @@ class Judge(Protocol):
         ...
 
     def other_losses(self, state: State) -> Mapping[str, float]:
-        """What these moves cost on other tasks, by guard."""
+        """What these moves cost on other tasks and texts, by guard."""
         ...
 
 

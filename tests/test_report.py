@@ -28,6 +28,7 @@ from excise.report.curve import tune_curve
 from excise.report.notes import notes
 from excise.report.page import embedded
 from excise.report.places import place
+from excise.report.provenance import methods
 from excise.report.report import verdict
 from excise.report.story import above, kind_of, tell
 from excise.report.svg import ticks
@@ -401,6 +402,17 @@ def test_texts_stay_texts(run: Path, page: browser.Page) -> None:
     assert RTL in shown
     assert page.run("document.querySelectorAll('figure svg').length") == 3
     assert page.run("document.querySelector('figure svg .dot').getBoundingClientRect().width") > 1
+
+
+def test_methods_with_limits_use_find_and_tune(run: Path) -> None:
+    stored = open_run(run)
+    assert "used the find split only" in methods(stored)[0]
+    for name, how in (("guarded", "measured one by one"), ("gated", "learned by gradient")):
+        config = {**stored.run["config"], "method": name}
+        told = methods(replace(stored, run={**stored.run, "config": config}))[0]
+        assert how in told
+        assert "within the declared limits on damage" in told
+        assert "find split only" not in told
 
 
 @needs_browser

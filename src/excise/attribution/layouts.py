@@ -49,12 +49,12 @@ def layout_for(
     """The layout that shares most for this model."""
     if loaded.encoder_decoder:
         return Seq2SeqLayout(loaded, batch, config)
-    if loaded.branches and _takes_masks(loaded):
+    if loaded.branches and takes_masks(loaded):
         return BranchLayout(loaded, batch, config)
     return RowLayout(loaded, batch, config)
 
 
-def _takes_masks(loaded: LoadedModel) -> bool:
+def takes_masks(loaded: LoadedModel) -> bool:
     """Whether a mask of ours alone decides what is attended to.
 
     Flash kernels take no mask, eager ones add what they are given, so that a boolean mask would
@@ -137,7 +137,7 @@ class BranchLayout:
                 targets += option
                 sizes.append(len(option))
         values = iter(torch.split(scored[owners, columns, targets], sizes))
-        return [_stacked([next(values) for _ in item.options]) for item in self._batch]
+        return [stacked([next(values) for _ in item.options]) for item in self._batch]
 
     def positions(self, site: Site, chosen: Sequence[int]) -> torch.Tensor:
         """Prompt and answer tokens that count, [prompts, tokens]."""
@@ -252,7 +252,7 @@ class Seq2SeqLayout:
         return gradient
 
 
-def _stacked(values: Sequence[torch.Tensor]) -> torch.Tensor:
+def stacked(values: Sequence[torch.Tensor]) -> torch.Tensor:
     """[options, longest option], zero where an option has no token."""
     longest = max(map(len, values))
     return torch.stack([torch.nn.functional.pad(row, (0, longest - len(row))) for row in values])

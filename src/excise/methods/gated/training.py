@@ -10,8 +10,8 @@ from functools import cached_property
 import torch
 
 from excise.attribution.effects import Question, batched, compared
-from excise.attribution.layouts import layout_for
-from excise.config import AttributionConfig, GateConfig, ScoringConfig
+from excise.attribution.trees import shared_log_likelihoods
+from excise.config import GateConfig, ScoringConfig
 from excise.errors import NonFiniteError
 from excise.evaluation.choices import how_compared
 from excise.methods.gated.gates import Gates
@@ -119,9 +119,9 @@ class Lesson:
 
     def _loss_of(self, batch: Sequence[Question]) -> torch.Tensor:
         (pairs,) = batched(self.loaded, self.task, batch, len(batch), self.scoring.end_token)
-        layout = layout_for(self.loaded, [item for _, item in pairs], _EVERY_TOKEN)
+        likelihoods = shared_log_likelihoods(self.loaded, [item for _, item in pairs])
         normalisation = how_compared(self.loaded, self.task, self.scoring)
-        answers = compared(layout.log_likelihoods(), pairs, normalisation)
+        answers = compared(likelihoods, pairs, normalisation)
         return self.loss(answers, [question for question, _ in pairs])
 
     @cached_property
@@ -174,9 +174,6 @@ _ROUNDING = 1e-3
 
 _POINTS = 3
 """Of the midpoint rule: the effect of factors is not linear, so one is too few."""
-
-_EVERY_TOKEN = AttributionConfig(tokens="sum", skip_first_token=False)
-"""The layout's share of the attribution's options does not matter here."""
 
 
 def _name(question: Question) -> Asked:

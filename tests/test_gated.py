@@ -182,6 +182,9 @@ def test_the_loss_by_hand() -> None:
     answers = [(half, torch.tensor([-5.0, -5.0]), 0), (quarter, torch.tensor([-1.0, -1.5]), 1)]
     loss = teaching.loss(answers, asked)
     assert float(loss) == pytest.approx((math.log(2) + 3 * math.log(4) + 2 * 0.499) / 2)
+    # A kept question with a share of 1/4 weighs as much; what its text lost does not count.
+    with_kept = teaching.loss(answers, asked, answers[1:])
+    assert float(with_kept) == pytest.approx((math.log(2) + 6 * math.log(4) + 2 * 0.499) / 3)
     # Without ambiguous questions there is nothing to weigh against.
     alone = replace(teaching, passes=((asked[1],),))
     assert float(alone.loss(answers[1:], asked[1:])) == pytest.approx(math.log(4) + 2 * 0.499)
@@ -604,12 +607,13 @@ def test_stages_have_fewer_neurons_more_passes_and_larger_steps(
     dearest: list[Neuron] = []
     learn, costs_of = Lesson.learn, Lesson.costs
 
-    def watched(teaching: Lesson, gates: Gates, asked: Any, how: Steps) -> None:
+    def watched(teaching: Lesson, gates: Gates, asked: Any, how: Steps, kept: Any) -> None:
         assert not dearest or dearest[-1] in gates.neurons
+        assert kept is None if neurons != "all" and not learned else list(kept) == []
         learned.append((len(gates.neurons), len(asked), how))
         asked_in_all.extend(asked)
         every[:] = teaching.passes
-        learn(teaching, gates, asked, how)
+        learn(teaching, gates, asked, how, kept)
 
     def costs(teaching: Lesson, gates: Gates, asked: Any) -> Any:
         # Of the neurons of the stage before, by the questions that come next.

@@ -32,8 +32,8 @@ from excise.methods import METHODS, Excision, Fitting
 from excise.methods.crispr import Crispr
 from excise.methods.guarded import Guarded
 from excise.methods.guarded.guards import disambiguated_loss, gold_probability_loss
-from excise.methods.guarded.others import guard_pool
 from excise.methods.guarded.panel import Panel, Reading, questions
+from excise.methods.guarded.pools import pool_of
 from excise.methods.guarded.proposals import alternating, predicted_gains
 from excise.methods.guarded.search import Move, Search, State
 from excise.models import LoadedModel, packed_linears, unpacked, weights_digest
@@ -563,7 +563,7 @@ def test_plain_text_is_a_guard(tmp_path: Path) -> None:
         return Guarded().excise(fitting(model, guard=given))
 
     free = found(1e9)
-    task, pool = guard_pool(str(text), RunConfig(), [])
+    task, pool = pool_of(str(text), RunConfig(), [])
     assert len({passage.text for passage in pool}) == len(pool) == 4
     # What `evaluate` asks first.
     reported = sample(task.instances, 4, seed=RunConfig().split_seed, unit="block")
@@ -599,26 +599,26 @@ def test_guards_ask_no_item_that_is_reported(tmp_path: Path) -> None:
     config = RunConfig()
     tasks = {path: load_task(path) for path in (whole, part, other)}
     reported = {item.content for item in load_task(part).instances}
-    asked = {item.content for item in guard_pool(whole, config, [tasks[part]])[1]}
+    asked = {item.content for item in pool_of(whole, config, [tasks[part]])[1]}
     split = split_instances(load_task(whole).instances, by="template", seed=0)
     assert asked == {item.content for item in split.find + split.tune} - reported
     assert len(asked) < len(split.find + split.tune)
     # Ids are row-0, row-1, ... in every file.
     unrelated = split_instances(load_task(other).instances, by="template", seed=0)
-    assert guard_pool(other, config, [tasks[part]])[1] == unrelated.find + unrelated.tune
+    assert pool_of(other, config, [tasks[part]])[1] == unrelated.find + unrelated.tune
     with pytest.raises(ConfigError, match="nothing but items of the tasks of this run"):
-        guard_pool(part, config, [tasks[whole]])
+        pool_of(part, config, [tasks[whole]])
     # Of the same split: as a guard of another task of the run.
-    own = guard_pool(part, config, [tasks[other], tasks[part]])[1]
+    own = pool_of(part, config, [tasks[other], tasks[part]])[1]
     of_part = split_instances(load_task(part).instances, by="template", seed=0)
     assert own == of_part.find + of_part.tune
 
 
 def test_a_guard_without_correct_options_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     task = tiny.task((replace(tiny.INSTANCES[0], gold=-1), *tiny.INSTANCES[1:]))
-    monkeypatch.setattr("excise.methods.guarded.others.load_task", lambda *_, **__: task)
+    monkeypatch.setattr("excise.methods.guarded.pools.load_task", lambda *_, **__: task)
     with pytest.raises(ConfigError, match="no correct option to choose"):
-        guard_pool("toy", RunConfig(), [])
+        pool_of("toy", RunConfig(), [])
 
 
 def test_dropping_costs_no_more_than_the_tolerance_in_all() -> None:

@@ -165,15 +165,21 @@ def test_the_options_of_the_card_run_again_without_places_of_this_machine(run: P
     assert ModelCard(text).data.base_model is None
 
 
-def test_guards_of_the_card_are_named_without_their_folders(run: Path, tmp_path: Path) -> None:
+def test_guards_and_kept_tasks_of_the_card_are_named_without_their_folders(
+    run: Path, tmp_path: Path
+) -> None:
     stored = edited(open_run(run), tmp_path / "guarded", first="A")
     guard = {"max_loss": {"disambiguated": 0.02, "/home/someone/notes.txt": 0.1}, "rounds": 2}
-    (stored.path / "config.toml").write_text(tomli_w.dumps({"tasks": ["first"], "guard": guard}))
+    gate = {"keep": ["bbq", "/home/someone/mine.jsonl"], "epochs": 3}
+    options = {"tasks": ["first"], "guard": guard, "gate": gate}
+    (stored.path / "config.toml").write_text(tomli_w.dumps(options))
     text = card_of(stored, kind="adapter")
     assert "someone" not in text
     assert '"notes.txt" = 0.1' in text
     assert "disambiguated = 0.02" in text
     assert "rounds = 2" in text
+    assert '"mine.jsonl"' in text
+    assert "epochs = 3" in text
 
 
 def edited(stored: StoredRun, folder: Path, **tasks: str) -> StoredRun:

@@ -13,7 +13,7 @@ from excise.errors import ConfigError
 from excise.evaluation import ask
 from excise.evaluation.passages import read_passages
 from excise.methods import Fitted
-from excise.methods.guarded import guarding_items
+from excise.methods.guarded import guarding_items, kept_items
 from excise.models import LoadedModel
 from excise.progress import Progress
 from excise.splits import sample
@@ -55,7 +55,7 @@ class Retention:
     ) -> Retention:
         """Load a retention task and draw its items.
 
-        Items of the mitigated tasks are left out, and those that a method's guards may ask.
+        Items of the mitigated tasks are left out, and those that guards or kept tasks may ask.
 
         Raises:
             ConfigError: nothing is left, or the task's continuations would have to be judged.
@@ -67,9 +67,9 @@ class Retention:
                 f"retention task {name!r}: continuations say little about retained abilities; "
                 "measure them with `excise evaluate --patch`."
             )
-        guarding = guarding_items(config, mitigated)
+        asked = (*guarding_items(config, mitigated), *kept_items(config, mitigated))
         if isinstance(task, TextTask):
-            read = {item.text for item in guarding if isinstance(item, Passage)}
+            read = {item.text for item in asked if isinstance(item, Passage)}
             unread = [passage for passage in task.instances if passage.text not in read]
             if not unread:
                 raise ConfigError(_NOTHING_LEFT.format(name=name))
@@ -77,7 +77,7 @@ class Retention:
             return cls(name, task, items, ("perplexity", DIVERGENCE))
         taken = {instance.group for other in mitigated for instance in other.instances}
         used = {instance.content for other in mitigated for instance in other.instances}
-        used |= {item.content for item in guarding if not isinstance(item, Passage)}
+        used |= {item.content for item in asked if not isinstance(item, Passage)}
         left = [
             instance
             for instance in task.instances

@@ -102,6 +102,9 @@ class GateConfig(Section):
     """Lowest factor in these stages."""
     few_high: float = Field(default=10.0, ge=1)
     """Highest factor in them."""
+    keep: tuple[str, ...] = ()
+    """Other tasks, by name or file: while the few learn, each step also asks questions of a block
+    of theirs, those whose context decides the answer, out of their find and tune splits."""
     decided_weight: float = Field(default=3.0, gt=0)
     """What a question whose context decides the answer weighs against an ambiguous one."""
     gold_weight: float = Field(default=1.0, ge=0)

@@ -165,6 +165,9 @@ def _options(run: StoredRun, patch: Patch) -> str:
     if limits:
         named = {Path(name).name: limit for name, limit in limits.items()}
         kept["guard"] = {**kept["guard"], "max_loss": named}
+    if kept.get("gate", {}).get("keep"):
+        beside = [Path(name).name for name in kept["gate"]["keep"]]
+        kept["gate"] = {**kept["gate"], "keep": beside}
     return tomli_w.dumps(kept).replace("```", "` ` `")
 
 

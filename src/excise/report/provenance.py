@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from excise.evidence import StoredRun
@@ -76,9 +77,17 @@ def methods(stored: StoredRun) -> list[str]:
         else "No random controls were drawn."
     )
     resamples = config["resamples"]
-    found = _LIMITED.get(name) or (
-        f"{located} This used the find split only; {number}. The outputs of the excised neurons "
-        f"were {removal}."
+    kept = [Path(task).name for task in config.get("gate", {}).get("keep", ())]
+    beside = (
+        f" Questions of {', '.join(kept)} whose context decides the answer were taught beside them."
+        if kept and name == "gated"
+        else ""
+    )
+    found = (
+        f"{_LIMITED[name]}{beside}"
+        if name in _LIMITED
+        else f"{located} This used the find split only; {number}. The outputs of the excised "
+        f"neurons were {removal}."
     )
     return [
         f"Items were split by {by} into find, tune and test. {found} "

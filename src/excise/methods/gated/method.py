@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from excise.attribution import competing_sites
 from excise.attribution.effects import Question
+from excise.config import GateConfig
 from excise.errors import ConfigError
 from excise.methods.gated.deciding import Judge, chosen_of
 from excise.methods.gated.gates import Gates
-from excise.methods.gated.passes import held_out, passes
+from excise.methods.gated.keeping import Kept, kept_questions
+from excise.methods.gated.passes import batches, held_out, passes
 from excise.methods.gated.training import Lesson, Steps, gold_of
 from excise.methods.guarded.cost import Cost
 from excise.methods.guarded.guards import OWN, check_names, own_limits
@@ -71,6 +73,7 @@ class Gated:
             seed=fitting.seed,
         )
         _check_shown(config.guard.max_loss, teach + decide, deciding)
+        kept = kept_questions(task, config, count=_kept_steps(taught, gate), seed=fitting.seed)
         others = other_guards(loaded, task, config, seed=fitting.seed, advance=cost.scored)
         panel = Panel(loaded, task, deciding, config.scoring, cost.scored)
         with packed_linears(loaded.model):
@@ -80,7 +83,7 @@ class Gated:
         lesson = Lesson(loaded, task, taught, teaching, config.scoring, gate, cost.attributed)
         judge = Judge(loaded, panel, original, limits, others)
         fitting.progress.stage(f"{task.name}: learning factors")
-        gates = _learned(lesson, gates)
+        gates = _learned(lesson, gates, kept)
         fitting.progress.stage(f"{task.name}: deciding how far")
         tried = judge.down(gates, gate.strengths)
         best = chosen_of(tried, original)
@@ -99,6 +102,7 @@ class Gated:
             "templates": {
                 "teach": len({i.template for i in teach}),
                 "decide": len({i.template for i in decide}),
+                "kept": len({q.instance.template for each in kept for q in each.questions}),
             },
             "original": original.summary(),
             "chosen": best.described() if best else None,
@@ -132,15 +136,21 @@ _FASTER = 2.3
 """Times as large steps in a stage as in the one before."""
 
 
-def _learned(lesson: Lesson, every: Gates) -> Gates:
+def _kept_steps(taught: Sequence[Sequence[Question]], gate: GateConfig) -> int:
+    """Steps that ask kept questions: those of the few, or all where no stages follow."""
+    first = gate.epochs if gate.neurons else 0
+    return sum(len(batches(asked, gate.batch_size)) for asked in taught[first:])
+
+
+def _learned(lesson: Lesson, every: Gates, kept: Sequence[Kept]) -> Gates:
     """The factors of all neurons, or of as few as wanted.
 
     Stage by stage, those whose reset would cost most stay and learn on. A factor of one among few
     has further to go, so the steps grow.
     """
-    gate, asked = lesson.config, lesson.passes
+    gate, asked, beside = lesson.config, lesson.passes, iter(kept)
     wide = Steps(gate.learning_rate, gate.low, gate.high, gate.sparsity)
-    lesson.learn(every, asked[: gate.epochs], wide)
+    lesson.learn(every, asked[: gate.epochs], wide, None if gate.neurons else beside)
     if gate.neurons is None:
         return every
     gates, done = every, gate.epochs
@@ -149,6 +159,6 @@ def _learned(lesson: Lesson, every: Gates) -> Gates:
         gates = gates.only(costs, gate.neurons * _FEWER**left)
         rate = gate.few_learning_rate / _FASTER**left
         few = Steps(rate, gate.few_low, gate.few_high, sparsity=0.0)
-        lesson.learn(gates, asked[done : done + n_passes], few)
+        lesson.learn(gates, asked[done : done + n_passes], few, beside)
         done += n_passes
     return gates

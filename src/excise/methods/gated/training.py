@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import torch
 
@@ -15,6 +16,7 @@ from excise.config import GateConfig, ScoringConfig
 from excise.errors import NonFiniteError
 from excise.evaluation.choices import how_compared
 from excise.methods.gated.gates import Gates
+from excise.methods.gated.keeping import Kept
 from excise.methods.gated.passes import batches
 from excise.methods.guarded.panel import Panel
 from excise.models import LoadedModel, packed_linears
@@ -22,6 +24,9 @@ from excise.types import Task
 
 Asked = tuple[str, str]
 """Id of an instance, and the instruction."""
+
+Answer = tuple[torch.Tensor, torch.Tensor, int]
+"""As `compared` gives it: what options are compared by, per token, and the gold option."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,13 @@ class Lesson:
     config: GateConfig
     advance: Callable[[int], None]
 
-    def learn(self, gates: Gates, passes: Sequence[Sequence[Question]], how: Steps) -> None:
+    def learn(
+        self,
+        gates: Gates,
+        passes: Sequence[Sequence[Question]],
+        how: Steps,
+        kept: Iterator[Kept] | None = None,
+    ) -> None:
         """Move the factors, in steps that shrink to nothing.
 
         Large last steps would leave them anywhere between "unknown" everywhere and nowhere.
@@ -60,7 +71,9 @@ class Lesson:
             gates: are changed.
             passes: some of this lesson's.
             how: size of the first step, and the range.
+            kept: questions of other tasks; each step takes the next ones, while there are any.
         """
+        kept = iter(()) if kept is None else kept
         optimiser = torch.optim.Adam(gates.values.values(), lr=how.rate)
         size = self.config.batch_size
         steps = [batch for asked in passes for batch in batches(asked, size)]
@@ -70,7 +83,7 @@ class Lesson:
                 for group in optimiser.param_groups:
                     group["lr"] = rate
                 optimiser.zero_grad()
-                self._backward(batch)
+                self._backward(batch, next(kept, None))
                 optimiser.step()
                 gates.shrink(how.sparsity * rate)
                 gates.clamp(how.low, how.high)
@@ -106,23 +119,32 @@ class Lesson:
                         costs[module] += share / (_POINTS * len(steps))
         return costs
 
-    def _backward(self, batch: Sequence[Question]) -> None:
+    def _backward(self, batch: Sequence[Question], kept: Kept | None = None) -> None:
         """Add the gradients of a batch's loss to those that the factors have."""
-        loss = self._loss_of(batch)
+        loss = self._loss_of(batch, kept)
         if not bool(loss.isfinite()):
             raise NonFiniteError(
                 f"the loss is not finite for instance {batch[0].instance.id!r} and others of its "
                 "step; use --dtype float32, or check the checkpoint for NaN weights."
             )
         torch.autograd.backward(loss)
-        self.advance(len(batch))
+        self.advance(len(batch) + (len(kept.questions) if kept else 0))
 
-    def _loss_of(self, batch: Sequence[Question]) -> torch.Tensor:
-        (pairs,) = batched(self.loaded, self.task, batch, len(batch), self.scoring.end_token)
-        likelihoods = shared_log_likelihoods(self.loaded, [item for _, item in pairs])
-        normalisation = how_compared(self.loaded, self.task, self.scoring)
-        answers = compared(likelihoods, pairs, normalisation)
-        return self.loss(answers, [question for question, _ in pairs])
+    def _loss_of(self, batch: Sequence[Question], kept: Kept | None = None) -> torch.Tensor:
+        asked = [(self.task, batch), *([(kept.task, kept.questions)] if kept else [])]
+        several = []
+        for task, questions in asked:
+            # One batch, whatever the lengths: there is no padding to save.
+            (pairs,) = batched(self.loaded, task, questions, len(questions), self.scoring.end_token)
+            several.append((pairs, how_compared(self.loaded, task, self.scoring)))
+        items = [item for pairs, _ in several for _, item in pairs]
+        likelihoods = iter(shared_log_likelihoods(self.loaded, items))
+        answers = [
+            compared(list(islice(likelihoods, len(pairs))), pairs, normalisation)
+            for pairs, normalisation in several
+        ]
+        questions = [question for question, _ in several[0][0]]
+        return self.loss(answers[0], questions, answers[1] if kept else ())
 
     @cached_property
     def _weight(self) -> float:
@@ -130,17 +152,22 @@ class Lesson:
         return 1.0 if all(map(_decided, every)) else self.config.decided_weight
 
     def loss(
-        self, answers: Sequence[tuple[torch.Tensor, torch.Tensor, int]], asked: Sequence[Question]
+        self,
+        answers: Sequence[Answer],
+        asked: Sequence[Question],
+        kept: Sequence[Answer] = (),
     ) -> torch.Tensor:
         """Mean over questions of -log share of the gold option, weighted, plus what P(gold) lost.
 
         Where the context decides the answer, a question weighs `decided_weight` times as much (as
         the others of the task, if it has ambiguous ones), and every nat that the gold text's
-        log-likelihood per token falls below the original's costs `gold_weight`.
+        log-likelihood per token falls below the original's costs `gold_weight`. Kept questions of
+        other tasks weigh as much, without the second term.
 
         Args:
             answers: as `compared` gives them.
             asked: which of the lesson's questions they answer.
+            kept: answers to the kept questions, in the same form.
         """
         terms = []
         for (options, per_token, gold), question in zip(answers, asked, strict=True):
@@ -150,6 +177,7 @@ class Lesson:
                 continue
             lost = torch.relu(self.original[_name(question)] - per_token[gold] - _ROUNDING)
             terms.append(-self._weight * share + self.config.gold_weight * lost)
+        terms += [-self._weight * options.log_softmax(dim=-1)[gold] for options, _, gold in kept]
         return torch.stack(terms).mean()
 
 

@@ -40,7 +40,7 @@ if __name__ == "__main__":
     parser.add_argument("--gate", type=json.loads, default={}, help="options of [gate], as JSON")
     given = parser.parse_args()
     loaded, task = load(), load_task(given.task)
-    config = resolve({"gate": given.gate})
+    config = resolve({"tasks": [given.task], "gate": given.gate})
     split = split_instances(task.instances, by="template", seed=0, trial=given.trial)
     panel = None
     if given.test:

@@ -16,10 +16,12 @@ from excise.comparing.retention import Retention
 from excise.config import GateConfig, RunConfig, ScoringConfig, resolve
 from excise.errors import ConfigError
 from excise.evaluation import predict
+from excise.measuring import Measured
 from excise.methods import Fitting
 from excise.methods.gated import Gated
 from excise.methods.gated.gates import Gates
-from excise.methods.gated.keeping import Kept, kept_questions
+from excise.methods.gated.keeping import Kept, check_encodable, kept_questions
+from excise.methods.gated.passes import batches, held_out, passes
 from excise.methods.gated.training import Lesson, Steps, gold_of
 from excise.methods.guarded import pools
 from excise.methods.guarded.panel import reading
@@ -64,6 +66,9 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "vague": task_of("vague", instances("vague", conditions=("ambiguous",))),
         # The whole of a benchmark holds the task itself.
         "house": task_of("house", own + instances("kitchen", conditions=both)),
+        # A file by its path: the same data, or some of it, under another name.
+        "copy": task_of(OWN, own),
+        "half": replace(task_of("half", own), digest="half"),
         "plain": TextTask("plain", (), "", "", "", ()),
     }
     monkeypatch.setattr(pools, "load_task", lambda name, **_: found[name])
@@ -103,6 +108,13 @@ def test_kept_questions_come_from_find_and_tune_and_are_decided(tasks: dict[str,
     assert kept_questions(tasks[OWN], config_of("kitchen", "garden"), count=20, seed=1) != asked
 
 
+def test_names_need_no_brackets() -> None:
+    assert resolve({"gate": {"keep": "bbq"}}).gate.keep == ("bbq",)
+    assert resolve({"gate": {"keep": "bbq, mrpc"}}).gate.keep == ("bbq", "mrpc")
+    with pytest.raises(ConfigError, match=r"gate\.keep"):
+        resolve({"gate": {"keep": 3}})
+
+
 def test_nothing_is_kept_by_default(tasks: dict[str, Any]) -> None:
     assert kept_questions(tasks[OWN], config_of(), count=5, seed=0) == ()
 
@@ -113,7 +125,6 @@ def test_items_of_the_task_itself_and_of_guards_are_never_kept(tasks: dict[str, 
     contents = {q.instance.content for each in asked for q in each.questions}
     assert contents
     assert not contents & own
-    # Another task of the run is not the task's own, but what is reported of it is.
     config = config_of("house", guard={"max_loss": {"kitchen": 0.1}})
     split = split_instances(tasks["kitchen"].instances, by="template", seed=0)
     guarding = {item.content for item in split.find + split.tune}
@@ -126,8 +137,10 @@ def test_items_of_the_task_itself_and_of_guards_are_never_kept(tasks: dict[str, 
     ("keep", "options", "message"),
     [
         ((OWN,), {}, "names 'workplace' alone"),
+        (("copy",), {}, "names 'workplace' alone"),
         (("vague",), {}, "kept task 'vague' holds no question"),
         (("kitchen",), {"guard": {"max_loss": {"kitchen": 0.1}}}, "and that guards nothing"),
+        (("half",), {}, "kept task 'half' holds nothing but items of the tasks of this run"),
         (("plain",), {}, "kept task 'plain' is a text.*--max-loss plain=0.2"),
     ],
 )
@@ -141,6 +154,49 @@ def test_what_cannot_be_kept_is_refused(
 def test_the_task_itself_is_left_out_beside_others(tasks: dict[str, Any]) -> None:
     asked = kept_questions(tasks[OWN], config_of(OWN, "garden"), count=4, seed=0)
     assert {each.task.name for each in asked} == {"garden"}
+
+
+def test_one_task_of_a_run_may_keep_another(tasks: dict[str, Any]) -> None:
+    config = config_of("kitchen", tasks=[OWN, "kitchen"])
+    asked = kept_questions(tasks[OWN], config, count=4, seed=0)
+    assert {each.task.name for each in asked} == {"kitchen"}
+    split = split_instances(tasks["kitchen"].instances, by="template", seed=0)
+    reported = {item.content for item in split.test}
+    assert not {q.instance.content for each in asked for q in each.questions} & reported
+    # The kitchen itself has nothing else to keep.
+    assert kept_questions(tasks["kitchen"], config, count=4, seed=0) == ()
+    # The whole that holds both keeps nothing of what the run mitigates.
+    with pytest.raises(ConfigError, match="nothing but items of the tasks of this run"):
+        kept_questions(tasks[OWN], config_of("house", tasks=[OWN, "kitchen"]), count=4, seed=0)
+
+
+def test_a_run_of_one_task_loads_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, **_: Any) -> Any:
+        raise AssertionError(name)
+
+    monkeypatch.setattr(pools, "load_task", load)
+    task = task_of(OWN, instances(OWN, conditions=("disambiguated",)))
+    assert pools.tasks_of_run(task, resolve({})) == [task]
+
+
+def test_as_many_instructions_as_the_task_itself(tasks: dict[str, Any]) -> None:
+    config = config_of("kitchen", gate={"instructions": 1})
+    asked = kept_questions(tasks[OWN], config, count=20, seed=0)
+    told = {q.instruction for each in asked for q in each.questions}
+    assert told == {tasks["kitchen"].instructions[0]}
+
+
+def test_a_kept_question_that_cannot_be_asked_is_refused_before_learning(
+    tasks: dict[str, Any],
+) -> None:
+    model = tiny.loaded("llama")
+    asked = kept_questions(tasks[OWN], config_of("kitchen"), count=3, seed=0)
+    check_encodable(model, asked, end_token=False)
+    question = asked[0].questions[0]
+    endless = replace(question.instance, fields={**question.instance.fields, "context": "a " * 999})
+    broken = Kept(asked[0].task, (replace(question, instance=endless),))
+    with pytest.raises(ConfigError, match=r"kept task 'kitchen': .*positions"):
+        check_encodable(model, (*asked, broken), end_token=False)
 
 
 def test_what_is_kept_is_no_retention(
@@ -232,12 +288,22 @@ def test_a_fit_keeps_other_tasks(
         backward(teaching, batch, kept)
 
     monkeypatch.setattr(Lesson, "_backward", watched)
-    described = Gated().excise(fitting).describe()
-    assert described["templates"]["kept"] == 3
-    steps = sum(size > 0 for size in learned)
-    # Three passes of the few, or both of all.
-    per_pass = steps // (3 if neurons == 6 else 2)
-    assert steps == per_pass * (3 if neurons == 6 else 2)
-    assert per_pass > 1
+    fitted = Gated().excise(fitting)
+    assert fitted.describe()["templates"]["kept"] == 3
+    assert fitted.patch.provenance["kept"] == [{"task": "kitchen", "data_digest": "kitchen"}]
+    # Steps of the few are the last ones, those of the costs between them ask nothing beside.
+    teach, _ = held_out(
+        base.split.find + base.split.tune, fitting.config.gate.deciding_share, base.seed
+    )
+    taught = passes(base.task, teach, fitting.config.gate, base.seed)
+    first = 2 if neurons == 6 else 0
+    expected = sum(len(batches(asked, fitting.config.gate.batch_size)) for asked in taught[first:])
+    assert expected > 3
+    assert sum(size > 0 for size in learned) == expected
     assert learned[0] == (0 if neurons == 6 else 2)
     assert learned[-1] == 2
+    # Who measures the patch on what was kept is told so.
+    nobody: Any = None
+    for name, known in (("kitchen", True), ("garden", False)):
+        asked = Measured(tasks[name], "model", "digest", nobody, nobody, fitted.patch)
+        assert asked.found_on_this_task == known

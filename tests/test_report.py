@@ -413,7 +413,7 @@ def test_methods_with_limits_use_find_and_tune(run: Path) -> None:
         assert how in told
         assert "within the declared limits on damage" in told
         assert "find split only" not in told
-        assert "taught beside" not in told
+        assert "were taught, too" not in told
         config["gate"] = {**config["gate"], "keep": ["bbq", "/home/someone/mine.jsonl"]}
         told = methods(replace(stored, run={**stored.run, "config": config}))[0]
         assert ("Questions of bbq, mine.jsonl whose context" in told) == (name == "gated")

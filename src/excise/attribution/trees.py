@@ -33,7 +33,8 @@ def shared_log_likelihoods(
 
     Args:
         loaded: the model, in the state that is differentiated.
-        batch: prompts of one step, best those of a block.
+        batch: prompts of one step, best those of a block: attention takes time and a mask of the
+            square of their distinct prefixes, also where they share nothing.
 
     Returns:
         Per prompt [options, longest option], in nats, zero where an option has no token; the same

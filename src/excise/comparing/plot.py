@@ -28,6 +28,20 @@ def draw(comparison: Comparison, path: Path) -> bool:
     }
     if not panels:
         return False
+    draw_points(panels, path)
+    return True
+
+
+def draw_points(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: Path
+) -> None:
+    """Draw given points, one panel for each task; no comparison is needed.
+
+    Args:
+        panels: task -> method -> accuracy in disambiguated and in ambiguous contexts, in per cent,
+            one pair for each trial; the same methods in every task.
+        path: an image file; its ending decides the format.
+    """
     # Imported here: it takes a second, and most commands draw nothing.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -41,7 +55,6 @@ def draw(comparison: Comparison, path: Path) -> bool:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return True
 
 
 def _points(comparison: Comparison, task: str) -> dict[str, list[tuple[float, float]]]:

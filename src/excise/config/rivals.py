@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from excise.config.section import Count, Section
 
@@ -103,8 +104,9 @@ class GateConfig(Section):
     few_high: float = Field(default=10.0, ge=1)
     """Highest factor in them."""
     keep: tuple[str, ...] = ()
-    """Other tasks, by name or file: while the few learn, each step also asks questions of a block
-    of theirs, those whose context decides the answer, out of their find and tune splits."""
+    """Other tasks, by name or file: while the few learn (or all, where no few follow), each step
+    also asks questions of a block of theirs, those whose context decides the answer, out of their
+    find and tune splits."""
     decided_weight: float = Field(default=3.0, gt=0)
     """What a question whose context decides the answer weighs against an ambiguous one."""
     gold_weight: float = Field(default=1.0, ge=0)
@@ -115,6 +117,14 @@ class GateConfig(Section):
     """How far of the way from 1 to the learned factors is tried, the strongest first, until one
     holds the limits. The rest of the way gains a few points and costs perplexity of other
     text."""
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _names(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        # The path of a file may hold a comma.
+        return (given,) if Path(given).exists() else [part.strip() for part in given.split(",")]
 
     @model_validator(mode="after")
     def _check(self) -> GateConfig:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from excise import __version__
 from excise.config import RunConfig
-from excise.errors import ExciseError
+from excise.errors import ConfigError, ExciseError
 from excise.evaluation import ArrayJournal
 from excise.evidence import code_digest, environment
 from excise.experiments.catalogue import chosen, definition
@@ -101,6 +101,10 @@ def reproduce(
     wanted = [definition(name, scale) for name in chosen(names)]
     preset = preset_of(model)
     configs = [configure(entry, model, scale, options or {}) for entry in wanted]
+    if any(config.gate.keep for config in configs):
+        raise ConfigError(
+            "gate.keep would teach items that experiments report of other tasks; leave it out."
+        )
     progress.stage("loading the model")
     loaded = loaded or load_model(configs[0])
     loaded.refuse_offloaded("an experiment")

@@ -156,6 +156,12 @@ def _part_of(part: str, whole: str) -> bool:
 
 
 def _found_on(provenance: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """Task and data digest of all data that a patch, or any part of a union, was found on."""
-    own = {(str(provenance.get("task", "")), str(provenance.get("data_digest", "")))}
+    """Task and data digest of all data that a patch, or any part of a union, was found on.
+
+    Kept tasks have taught, too.
+    """
+    own = {
+        (str(each.get("task", "")), str(each.get("data_digest", "")))
+        for each in (provenance, *provenance.get("kept", ()))
+    }
     return own.union(*(_found_on(part) for part in provenance.get("union_of", ())))

@@ -79,7 +79,7 @@ def methods(stored: StoredRun) -> list[str]:
     resamples = config["resamples"]
     kept = [Path(task).name for task in config.get("gate", {}).get("keep", ())]
     beside = (
-        f" Questions of {', '.join(kept)} whose context decides the answer were taught beside them."
+        f" Questions of {', '.join(kept)} whose context decides the answer were taught, too."
         if kept and name == "gated"
         else ""
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from excise.attribution import competing_sites
 from excise.attribution.effects import Question
@@ -16,7 +17,7 @@ from excise.config import GateConfig
 from excise.errors import ConfigError
 from excise.methods.gated.deciding import Judge, chosen_of
 from excise.methods.gated.gates import Gates
-from excise.methods.gated.keeping import Kept, kept_questions
+from excise.methods.gated.keeping import Kept, check_encodable, kept_questions
 from excise.methods.gated.passes import batches, held_out, passes
 from excise.methods.gated.training import Lesson, Steps, gold_of
 from excise.methods.guarded.cost import Cost
@@ -74,6 +75,7 @@ class Gated:
         )
         _check_shown(config.guard.max_loss, teach + decide, deciding)
         kept = kept_questions(task, config, count=_kept_steps(taught, gate), seed=fitting.seed)
+        check_encodable(loaded, kept, end_token=config.scoring.end_token)
         others = other_guards(loaded, task, config, seed=fitting.seed, advance=cost.scored)
         panel = Panel(loaded, task, deciding, config.scoring, cost.scored)
         with packed_linears(loaded.model):
@@ -94,7 +96,7 @@ class Gated:
             scores=tuple(abs(1.0 - factor) for factor in state.values()),
             base_model=loaded.name,
             base_digest=loaded.digest,
-            provenance={**fitting.provenance, "method": self.name},
+            provenance={**fitting.provenance, "method": self.name, **_told_kept(kept)},
             factors=tuple(state.values()),
         )
         facts = {
@@ -102,7 +104,9 @@ class Gated:
             "templates": {
                 "teach": len({i.template for i in teach}),
                 "decide": len({i.template for i in decide}),
-                "kept": len({q.instance.template for each in kept for q in each.questions}),
+                "kept": len(
+                    {(k.task.name, q.instance.template) for k in kept for q in k.questions}
+                ),
             },
             "original": original.summary(),
             "chosen": best.described() if best else None,
@@ -134,6 +138,13 @@ _FEWER = 3
 
 _FASTER = 2.3
 """Times as large steps in a stage as in the one before."""
+
+
+def _told_kept(kept: Sequence[Kept]) -> dict[str, Any]:
+    """Which data taught beside the task's own; nothing where none did."""
+    tasks = {each.task.digest: each.task.name for each in kept}
+    told = [{"task": name, "data_digest": digest} for digest, name in tasks.items()]
+    return {"kept": told} if told else {}
 
 
 def _kept_steps(taught: Sequence[Sequence[Question]], gate: GateConfig) -> int:

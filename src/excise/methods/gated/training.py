@@ -123,9 +123,10 @@ class Lesson:
         """Add the gradients of a batch's loss to those that the factors have."""
         loss = self._loss_of(batch, kept)
         if not bool(loss.isfinite()):
+            beside = f", some of kept task {kept.task.name!r} among them" if kept else ""
             raise NonFiniteError(
                 f"the loss is not finite for instance {batch[0].instance.id!r} and others of its "
-                "step; use --dtype float32, or check the checkpoint for NaN weights."
+                f"step{beside}; use --dtype float32, or check the checkpoint for NaN weights."
             )
         torch.autograd.backward(loss)
         self.advance(len(batch) + (len(kept.questions) if kept else 0))
@@ -134,7 +135,7 @@ class Lesson:
         asked = [(self.task, batch), *([(kept.task, kept.questions)] if kept else [])]
         several = []
         for task, questions in asked:
-            # One batch, whatever the lengths: there is no padding to save.
+            # One batch, whatever the lengths: what questions share lies beside each other.
             (pairs,) = batched(self.loaded, task, questions, len(questions), self.scoring.end_token)
             several.append((pairs, how_compared(self.loaded, task, self.scoring)))
         items = [item for pairs, _ in several for _, item in pairs]

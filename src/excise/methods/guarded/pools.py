@@ -22,10 +22,17 @@ Role = Literal["guard", "kept task"]
 
 
 def tasks_of_run(task: Task, config: RunConfig) -> list[Task]:
-    """The task that a patch is for, and the others that the run mitigates."""
-    others = [name for name in config.tasks if name != task.name]
-    found = [load_task(name, data_dir=_folder(config)) for name in others]
-    return [task, *(other for other in found if isinstance(other, Task))]
+    """The task that a patch is for, and the others that the run mitigates.
+
+    Args:
+        task: an already loaded one; a configuration of one task need not name it.
+        config: of the run.
+    """
+    if len(config.tasks) < 2:
+        return [task]
+    found = [load_task(name, data_dir=_folder(config)) for name in config.tasks]
+    others = [o for o in found if isinstance(o, Task) and o.digest != task.digest]
+    return [task, *others]
 
 
 def guarding_items(config: RunConfig, mitigated: Sequence[Task]) -> tuple[Any, ...]:
@@ -44,11 +51,8 @@ def kept_items(config: RunConfig, mitigated: Sequence[Task]) -> tuple[Any, ...]:
     Raises:
         ConfigError: see `pool_of`.
     """
-    own = {task.name for task in mitigated}
-    names = [name for name in config.gate.keep if name not in own]
-    return tuple(
-        item for name in names for item in pool_of(name, config, mitigated, role="kept task")[1]
-    )
+    pools = (pool_of(n, config, mitigated, role="kept task") for n in config.gate.keep)
+    return tuple(item for _, pool in pools for item in pool)
 
 
 def pool_of(
@@ -93,7 +97,8 @@ def pool_of(
         or any(item.gold < 0 for item in task.instances)
     ):
         raise ConfigError(
-            f"{role} {name!r} has no correct option to choose; take a task with answers, or a text."
+            f"{role} {name!r} has no correct option to choose; take a task with answers"
+            + (", or a text." if role == "guard" else ".")
         )
     others = [other for other in mitigated if other.digest != task.digest]
     taken = {item.content for other in others for item in other.instances}

@@ -113,6 +113,9 @@ def test_names_need_no_brackets() -> None:
     assert resolve({"gate": {"keep": "bbq, mrpc"}}).gate.keep == ("bbq", "mrpc")
     with pytest.raises(ConfigError, match=r"gate\.keep"):
         resolve({"gate": {"keep": 3}})
+    for empty in ("", "bbq,", [""]):
+        with pytest.raises(ConfigError, match="keep got an empty name"):
+            resolve({"gate": {"keep": empty}})
 
 
 def test_nothing_is_kept_by_default(tasks: dict[str, Any]) -> None:

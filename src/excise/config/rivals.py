@@ -124,12 +124,16 @@ class GateConfig(Section):
         if not isinstance(given, str):
             return given
         # The path of a file may hold a comma.
-        return (given,) if Path(given).exists() else [part.strip() for part in given.split(",")]
+        if given and Path(given).exists():
+            return (given,)
+        return [part.strip() for part in given.split(",")]
 
     @model_validator(mode="after")
     def _check(self) -> GateConfig:
         if max(self.low, self.few_low) > 1:
             raise ValueError("low and few_low must not be above 1, where factors start")
+        if "" in self.keep:
+            raise ValueError("keep got an empty name; [] keeps nothing")
         for name in ("strengths", "few_passes"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must hold at least one number")
